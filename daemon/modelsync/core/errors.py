@@ -1,0 +1,276 @@
+"""Every error that modelsync raises on purpose, split by whose fault it is.
+
+The class says whom to blame and whether a retry can help; the fields say what to act on; the docstring is the sentence
+that an operator reads. A retry asks the type, never the message. A broken invariant of our own is none of these: it is
+an ``AssertionError`` and ends the process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+
+@dataclass(eq=False)
+class ModelsyncError(Exception):
+    """The root. ``exit_code`` is what a command ends with (INTERFACE: 1 the thing asked for failed)."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return f"{self.sentence()} [{', '.join(f'{k}={v}' for k, v in self.details().items())}]"
+
+    def sentence(self) -> str:
+        """What went wrong and what to do, for a person: the first paragraph of the class's docstring."""
+        return " ".join((type(self).__doc__ or type(self).__name__).split("\n\n")[0].split())
+
+    def details(self) -> dict[str, object]:
+        """The typed fields, for logs and JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+# --- configuration faults: the operator's file or command line -------------------------------------------------
+
+
+@dataclass(eq=False)
+class ConfigurationFault(ModelsyncError):
+    """The configuration cannot be used; correct the keys named here."""
+
+    exit_code: ClassVar[int] = 3
+    source: str
+    faults: tuple[str, ...]
+    """All of them at once, each ``dotted.key: what is wrong and what would be right``."""
+
+    def __str__(self) -> str:
+        return f"{self.source}: " + "; ".join(self.faults)
+
+
+@dataclass(eq=False)
+class BadName(ModelsyncError):
+    """This is not a legal name."""
+
+    exit_code: ClassVar[int] = 2
+    kind: str
+    value: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.value} is not a legal {self.kind}: {self.rule}"
+
+
+# --- local faults: this host's disk and kernel -------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class LocalFault(ModelsyncError):
+    """This host could not do it; its disk, memory or permissions need attention."""
+
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
+class DiskFull(LocalFault):
+    """The disk is full: free space or lower `keep`; what is active goes on unchanged."""
+
+    path: str
+    needed_bytes: int | None = None
+    free_bytes: int | None = None
+
+
+@dataclass(eq=False)
+class DiskFailed(LocalFault):
+    """The disk reported an error; the file was discarded and nothing was activated. Check the kernel log."""
+
+    path: str
+    operation: str
+    errno_name: str
+
+
+@dataclass(eq=False)
+class LayoutCorrupt(LocalFault):
+    """A file in the state directory is not what modelsync wrote; the message says which, and how to recover."""
+
+    retryable: ClassVar[bool] = False
+    path: str
+    reason: str
+
+
+@dataclass(eq=False)
+class StateInUse(LocalFault):
+    """Another modelsync daemon runs on this state directory; stop it, or give this one a directory of its own."""
+
+    exit_code: ClassVar[int] = 75
+    retryable: ClassVar[bool] = False
+    path: str
+    holder: str
+
+
+# --- source faults: what lies in the models directory or was uploaded ---------------------------------------------
+
+
+@dataclass(eq=False)
+class NotAModel(ModelsyncError):
+    """What was put there is not a model, so it was not published; nothing else changed."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(eq=False)
+class SourceChanged(ModelsyncError):
+    """The file changed while it was read; it will be read again when it has settled."""
+
+    retryable: ClassVar[bool] = True
+    path: str
+
+
+# --- remote faults: peers and Redis --------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class RemoteFault(ModelsyncError):
+    """Another host did not do its part; it is tried again."""
+
+    exit_code: ClassVar[int] = 5
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
+class RedisUnavailable(RemoteFault):
+    """Redis did not answer; models go on being served, publishing waits until it is back."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(eq=False)
+class RedisRefused(RemoteFault):
+    """Redis answered with an error: look at its permissions, memory and role."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(eq=False)
+class PeerUnavailable(RemoteFault):
+    """A peer did not answer; another one is asked, or this one again later."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(eq=False)
+class PeerRefused(RemoteFault):
+    """A peer answered with a refusal; its reason is given."""
+
+    peer: str
+    status: int
+    reason: str
+
+
+@dataclass(eq=False)
+class NoPrimary(RemoteFault):
+    """No primary is known just now; the fleet may be electing one. Try again shortly."""
+
+    fleet: str
+
+
+@dataclass(eq=False)
+class TimedOut(RemoteFault):
+    """It was not done within the time limit; what had been reached is given."""
+
+    what: str
+    reached: str
+
+
+# --- integrity faults: bytes that are not what they should be -------------------------------------------------------
+
+
+@dataclass(eq=False)
+class IntegrityFault(ModelsyncError):
+    """Bytes are not what their digest says; they were refused."""
+
+    exit_code: ClassVar[int] = 4
+
+
+@dataclass(eq=False)
+class DigestMismatch(IntegrityFault):
+    """Received or stored bytes do not match their digest; they are discarded and fetched elsewhere."""
+
+    retryable: ClassVar[bool] = True
+    path: str
+    chunk: int | None
+    expected: str
+    actual: str
+    source: str
+
+
+@dataclass(eq=False)
+class MalformedMessage(IntegrityFault):
+    """A document from outside (manifest, Redis value, HTTP body) does not have the form that PROTOCOL.md gives."""
+
+    what: str
+    reason: str
+
+
+@dataclass(eq=False)
+class VersionConflict(IntegrityFault):
+    """One version number with two contents: a version never changes, so the second is refused."""
+
+    model: str
+    version: int
+    known: str
+    offered: str
+
+
+# --- authority lost --------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class AuthorityLost(ModelsyncError):
+    """This node is not, or no longer, the primary; the operation was refused."""
+
+    exit_code: ClassVar[int] = 5
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(eq=False)
+class LeaseLost(AuthorityLost):
+    """The lease is held by another node or has run out; this node stepped down."""
+
+    epoch: int
+    holder: str
+
+
+@dataclass(eq=False)
+class StaleEpoch(AuthorityLost):
+    """A message carries an epoch below the highest one accepted here; its sender is no longer primary."""
+
+    offered: int
+    accepted: int
+
+
+# --- policy refusals -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class PolicyRefusal(ModelsyncError):
+    """It could be done, but an operator's order or a rule of the fleet forbids it."""
+
+    exit_code: ClassVar[int] = 6
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(eq=False)
+class NoSuchVersion(PolicyRefusal):
+    """The fleet has no such version."""
+
+    exit_code: ClassVar[int] = 1
+    reason: str

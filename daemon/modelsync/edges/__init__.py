@@ -1,0 +1,1 @@
+"""One library or one operating-system facility a file; each translates its exceptions in one place."""

@@ -1,0 +1,1 @@
+"""Async loops that gather events, step the core and run its effects. Nothing here imports an edge."""
