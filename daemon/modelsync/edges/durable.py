@@ -1,0 +1,123 @@
+"""Making names and bytes survive a power cut: the only file that calls fsync, rename and symlink.
+
+Rule of the house: bytes are fsynced before they are named, and the directory is fsynced after. An fsync that fails is
+never tried again on that descriptor, since the kernel may have dropped the dirty pages and would then report success
+(PostgreSQL's "fsyncgate", 2018): the file is discarded and the caller starts over.
+
+This file knows nothing of models; it knows files and directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelsync.core.errors import DiskFailed, DiskFull, LocalFault
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def local_faults(path: Path | str, operation: str) -> Iterator[None]:
+    """Translate this host's OSErrors, here and nowhere else. Raises DiskFull, DiskFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(error, path, operation) from error
+
+
+def translated(error: OSError, path: Path | str, operation: str) -> LocalFault:
+    """The error of ours that says what this OSError means to an operator."""
+    if error.errno in _FULL:
+        return DiskFull(path=str(path))
+    name = errno.errorcode.get(error.errno or 0, str(error.errno))
+    return DiskFailed(path=str(path), operation=operation, errno_name=name)
+
+
+def fsync_directory(path: Path | str) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(path: Path) -> None:
+    """Create a directory and what is missing above it, each made durable in its parent. Raises OSError."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
+    fsync_directory(path.parent)
+
+
+def temporary_name(prefix: str) -> str:
+    """A name nobody else uses; the sweep at start knows it by the ``.tmp`` at its end."""
+    return f"{prefix[:80]}.{secrets.token_hex(8)}.tmp"
+
+
+def create_file(path: Path, mode: int = 0o600) -> int:
+    """Open a file that did not exist, for reading and writing, never through a symbolic link. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, mode)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte; write(2) may take fewer than it is given. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace a small file whole: the old or the new content survives any crash. Raises DiskFull, DiskFailed."""
+    with local_faults(path, "replace"):
+        make_directories(path.parent)
+        temporary = path.parent / temporary_name(path.name)
+        descriptor = create_file(temporary, mode)
+        try:
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        fsync_directory(path.parent)
+
+
+def replace_symlink(link: Path, target: str) -> None:
+    """Point a symbolic link elsewhere in one step; a reader sees the old or the new target. Raises OSError."""
+    temporary = link.parent / temporary_name(link.name)
+    os.symlink(target, temporary)
+    try:
+        os.rename(temporary, link)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    fsync_directory(link.parent)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start write-out of dirty pages, wait for nothing
+
+
+def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> None:
+    """Ask the kernel to begin writing a range now, so that the one fsync at the end finds little left to do.
+
+    A hint: an error means only that the fsync does all the work, and it reports the real fault.
+    """
+    _libc.sync_file_range(
+        descriptor, ctypes.c_int64(offset_bytes), ctypes.c_int64(size_bytes), _SYNC_FILE_RANGE_WRITE
+    )
