@@ -1,0 +1,314 @@
+"""What the fleet knows of one model, and every change that may be made to it.
+
+This file alone decides what a publish, a pin, an update or a rollback means for the record. It must not know where the
+record is kept: the same fields stand in Redis (``model:NAME``) and on each node's disk. PROTOCOL.md section 4.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from modelsync.core import canonical
+from modelsync.core.errors import BadName, MalformedMessage, NoSuchVersion, PolicyRefusal, VersionConflict
+from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, version
+
+MAX_VERSIONS = 500
+"""Records kept for one model; the oldest that nothing names are dropped first. Their manifests go with their bytes."""
+MAX_ALIASES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One published version, as lists show it; everything else stands in its manifest."""
+
+    digest: Digest
+    content: Digest
+    id: EntryId
+    size_bytes: int
+    created_ms: int
+    author: str = ""
+    note: str = ""
+    parent: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model. ``id`` is that of the last change to any field."""
+
+    name: ModelName
+    id: EntryId = ZERO_ID
+    head: Version | None = None
+    """The highest version published."""
+    desired: Version | None = None
+    """What publish, update or rollback chose last; a pin stands above it."""
+    pinned: Version | None = None
+    aliases: Mapping[str, Version] = field(default_factory=dict)
+    versions: Mapping[Version, VersionRecord] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> Version | None:
+        """What the fleet should run, before any node's own pins."""
+        return self.pinned or self.desired or self.head
+
+    def require(self, number: Version) -> VersionRecord:
+        """The record of a version. Raises NoSuchVersion."""
+        found = self.versions.get(number)
+        if found is None:
+            known = ", ".join(str(n) for n in sorted(self.versions)[-8:]) or "none"
+            raise NoSuchVersion(reason=f"{self.name} has no version {number}; known (newest 8): {known}")
+        return found
+
+    def with_content(self, content: Digest) -> Version | None:
+        """The newest version that holds these bytes, if any does."""
+        same = [number for number, record in self.versions.items() if record.content == content]
+        return max(same, default=None)
+
+
+# --- changes: each returns the record as it will be -----------------------------------------------------------------
+
+
+def published(record: ModelRecord, number: Version, entry: VersionRecord) -> ModelRecord:
+    """Add a version; it becomes the head and, unless a pin holds another, what is wanted.
+
+    Raises:
+        VersionConflict: the number is taken by other bytes.
+        PolicyRefusal: the number is below the head: versions only increase.
+    """
+    known = record.versions.get(number)
+    if known is not None and known.content != entry.content:
+        raise VersionConflict(
+            model=record.name, version=number, known=str(known.content), offered=str(entry.content)
+        )
+    if record.head is not None and number <= record.head:
+        raise PolicyRefusal(reason=f"{record.name}: version {number} is not above the head, {record.head}")
+    versions = {**record.versions, number: entry}
+    return _bounded(replace(record, id=entry.id, head=number, desired=number, versions=versions))
+
+
+def _bounded(record: ModelRecord) -> ModelRecord:
+    surplus = len(record.versions) - MAX_VERSIONS
+    if surplus <= 0:
+        return record
+    kept_by_name = {record.head, record.desired, record.pinned, *record.aliases.values()}
+    droppable = [number for number in sorted(record.versions) if number not in kept_by_name]
+    gone = set(droppable[:surplus])
+    return replace(record, versions={n: v for n, v in record.versions.items() if n not in gone})
+
+
+def resolve(record: ModelRecord, target: int | str) -> Version:
+    """A version number or alias as a version that exists. Raises NoSuchVersion."""
+    if isinstance(target, str) and target in record.aliases:
+        return record.aliases[target]
+    try:
+        number = version(target)
+    except BadName as error:
+        raise NoSuchVersion(reason=f"{record.name} has no alias {target!r}") from error
+    record.require(number)
+    return number
+
+
+def pinned(record: ModelRecord, target: int | str, at: EntryId) -> ModelRecord:
+    """Hold one version until ``unpinned``. Raises NoSuchVersion."""
+    return replace(record, id=at, pinned=resolve(record, target))
+
+
+def unpinned(record: ModelRecord, at: EntryId) -> ModelRecord:
+    """Follow what was published or chosen last again. Raises PolicyRefusal when nothing is pinned."""
+    if record.pinned is None:
+        raise PolicyRefusal(reason=f"{record.name} is not pinned")
+    return replace(record, id=at, pinned=None)
+
+
+def _require_unpinned(record: ModelRecord, verb: str) -> None:
+    if record.pinned is not None:
+        raise PolicyRefusal(
+            reason=f"{record.name} is pinned to version {record.pinned}: unpin it before you {verb}"
+        )
+
+
+def updated(record: ModelRecord, target: int | str | None, at: EntryId) -> ModelRecord:
+    """Want one version, or without a target the head. The next publish moves on from it.
+
+    Raises: PolicyRefusal while pinned; NoSuchVersion.
+    """
+    _require_unpinned(record, "update")
+    if target is None and record.head is None:
+        raise NoSuchVersion(reason=f"{record.name} has no version yet")
+    return replace(record, id=at, desired=resolve(record, target) if target is not None else record.head)
+
+
+def rolled_back(record: ModelRecord, target: int | str | None, at: EntryId) -> ModelRecord:
+    """Want an earlier version: the one named, or the next one below what is wanted now.
+
+    Raises: PolicyRefusal while pinned, or when the target is not earlier; NoSuchVersion.
+    """
+    _require_unpinned(record, "roll back")
+    now = record.wanted
+    if target is not None:
+        number = resolve(record, target)
+        if now is not None and number >= now:
+            raise PolicyRefusal(reason=f"version {number} is not earlier than {now}: that would be an update")
+        return replace(record, id=at, desired=number)
+    earlier = [number for number in record.versions if now is not None and number < now]
+    if not earlier:
+        raise NoSuchVersion(reason=f"{record.name} has no version before {now}")
+    return replace(record, id=at, desired=max(earlier))
+
+
+def aliased(record: ModelRecord, alias: str, target: int | str, at: EntryId) -> ModelRecord:
+    """Let a word mean a version. Raises BadName, NoSuchVersion, PolicyRefusal above 100 aliases."""
+    aliases = {**record.aliases, alias_name(alias): resolve(record, target)}
+    if len(aliases) > MAX_ALIASES:
+        raise PolicyRefusal(reason=f"{record.name} has {MAX_ALIASES} aliases already")
+    return replace(record, id=at, aliases=aliases)
+
+
+def deleted(record: ModelRecord, number: Version, at: EntryId) -> ModelRecord:
+    """Forget a version. Raises NoSuchVersion; PolicyRefusal for the head and for what is wanted, pinned or aliased."""
+    record.require(number)
+    reasons = [
+        (number == record.head, "it is the head, and its number must not be given again"),
+        (number == record.wanted, "it is wanted"),
+        (number == record.pinned, "it is pinned"),
+        (number in record.aliases.values(), "an alias names it"),
+    ]
+    for holds, reason in reasons:
+        if holds:
+            raise PolicyRefusal(reason=f"version {number} of {record.name} cannot be deleted: {reason}")
+    return replace(record, id=at, versions={n: v for n, v in record.versions.items() if n != number})
+
+
+def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
+    """Two copies of one record as one: the later change decides the wishes; versions of either are kept.
+
+    Raises:
+        VersionConflict: one number with two digests; the caller raises the alarm and keeps its own.
+    """
+    later, earlier = (theirs, ours) if theirs.id > ours.id else (ours, theirs)
+    for number in ours.versions.keys() & theirs.versions.keys():
+        if ours.versions[number].digest != theirs.versions[number].digest:
+            raise VersionConflict(
+                model=ours.name,
+                version=number,
+                known=str(ours.versions[number].digest),
+                offered=str(theirs.versions[number].digest),
+            )
+    if later.id == earlier.id and later == earlier:
+        return ours
+    head = max((h for h in (ours.head, theirs.head) if h is not None), default=None)
+    return _bounded(replace(later, head=head, versions={**earlier.versions, **later.versions}))
+
+
+# --- the fields, in Redis and on disk --------------------------------------------------------------------------------
+
+
+def to_fields(record: ModelRecord) -> dict[str, str]:
+    """The record as the text fields of a Redis hash."""
+    fields = {
+        "id": str(record.id),
+        "head": str(record.head or ""),
+        "desired": str(record.desired or ""),
+        "pinned": str(record.pinned or ""),
+        "aliases": canonical.encode(dict(record.aliases)).decode(),
+    }
+    fields.update((f"v:{number}", _version_text(entry)) for number, entry in record.versions.items())
+    return fields
+
+
+def _version_text(entry: VersionRecord) -> str:
+    value = {
+        "digest": str(entry.digest),
+        "content": str(entry.content),
+        "id": str(entry.id),
+        "size_bytes": entry.size_bytes,
+        "created_ms": entry.created_ms,
+        "author": entry.author,
+        "note": entry.note,
+        "parent": str(entry.parent) if entry.parent else None,
+    }
+    return canonical.encode(value).decode()
+
+
+def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
+    """Parse the fields, from Redis or from disk, as hostile input. Raises MalformedMessage."""
+    try:
+        versions = {
+            version(key[2:]): _parse_version(text) for key, text in fields.items() if key.startswith("v:")
+        }
+        return ModelRecord(
+            name=name,
+            id=EntryId.parse(fields.get("id", "0-0")),
+            head=_optional_version(fields.get("head", "")),
+            desired=_optional_version(fields.get("desired", "")),
+            pinned=_optional_version(fields.get("pinned", "")),
+            aliases=_parse_aliases(fields.get("aliases", "{}")),
+            versions=versions,
+        )
+    except BadName as error:
+        raise MalformedMessage(what=f"record of model {name}", reason=str(error)) from error
+
+
+def _optional_version(text: str) -> Version | None:
+    return version(text) if text else None
+
+
+def _parse_aliases(text: str) -> dict[str, Version]:
+    value = canonical.decode(text.encode(), "aliases", max_bytes=1 << 16)
+    if not isinstance(value, dict):
+        raise MalformedMessage(what="aliases", reason="not an object")
+    return {alias_name(key): version(number) for key, number in value.items()}
+
+
+def _parse_version(text: str) -> VersionRecord:
+    value = canonical.decode(text.encode(), "version record", max_bytes=1 << 18)
+    if not isinstance(value, dict):
+        raise MalformedMessage(what="version record", reason="not an object")
+    return VersionRecord(
+        digest=Digest.parse(value.get("digest")),
+        content=Digest.parse(value.get("content")),
+        id=EntryId.parse(value.get("id")),
+        size_bytes=_natural(value.get("size_bytes")),
+        created_ms=_natural(value.get("created_ms")),
+        author=_text(value.get("author")),
+        note=_text(value.get("note")),
+        parent=Digest.parse(value["parent"]) if value.get("parent") is not None else None,
+    )
+
+
+def _natural(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise MalformedMessage(what="version record", reason=f"{value!r} is not a natural number")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise MalformedMessage(what="version record", reason=f"{type(value).__name__} where text belongs")
+
+
+def changed_fields(before: ModelRecord, after: ModelRecord) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What to write and what to delete to turn one hash into the other."""
+    old, new = to_fields(before), to_fields(after)
+    written = {key: text for key, text in new.items() if old.get(key) != text}
+    return written, tuple(sorted(old.keys() - new.keys()))
+
+
+def to_json(record: ModelRecord) -> bytes:
+    """The file STATE/catalog/NAME.json."""
+    return json.dumps(to_fields(record), ensure_ascii=False, indent=1, sort_keys=True).encode()
+
+
+def from_json(name: ModelName, data: bytes) -> ModelRecord:
+    """Parse STATE/catalog/NAME.json. Raises MalformedMessage."""
+    value = canonical.decode(data, f"catalog of {name}")
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise MalformedMessage(what=f"catalog of {name}", reason="not an object of text fields")
+    return from_fields(name, value)
+
+
+def newest_first(numbers: Iterable[Version]) -> list[Version]:
+    return sorted(numbers, reverse=True)

@@ -1,0 +1,128 @@
+"""The status document of INTERFACE.md, computed from what was read: nothing here fetches anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from modelsync.core import catalog
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import MalformedMessage
+from modelsync.core.ids import Version
+
+LOST_AFTER_S = 10.0
+"""Five missed reports (one each 2 s): the node is shown as lost; nothing else follows from it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """What a node says of itself in ``node:ID``; ``last_seen_s`` is measured by the reader from the key's expiry."""
+
+    id: str
+    role: str
+    url: str
+    state: str
+    last_seen_s: float
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> bool:
+        return self.last_seen_s > LOST_AFTER_S
+
+
+def document(
+    *, fleet: str, epoch: int, primary: str, redis: str, nodes: Sequence[NodeReport], models: Iterable[ModelRecord]
+) -> dict[str, Any]:
+    """``status --json`` as INTERFACE.md gives it."""
+    return {
+        "fleet": fleet,
+        "epoch": epoch,
+        "primary": primary or None,
+        "redis": redis,
+        "nodes": [_node(report, primary) for report in sorted(nodes, key=lambda report: report.id)],
+        "models": [model_line(record) for record in sorted(models, key=lambda record: record.name)],
+    }
+
+
+def _node(report: NodeReport, primary: str) -> dict[str, Any]:
+    role = report.role
+    if role == "primary" and report.id != primary:
+        role = "replica"  # the lease decides, not what a node last said of itself
+    return {
+        "id": report.id,
+        "role": role,
+        "url": report.url,
+        "state": "lost" if report.lost else report.state,
+        "last_seen_s": round(report.last_seen_s, 1),
+        "models": {name: dict(line) for name, line in sorted(report.models.items())},
+        **report.extra,
+    }
+
+
+def model_line(record: ModelRecord) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "head": record.head,
+        "wanted": record.wanted,
+        "pinned": record.pinned,
+        "aliases": dict(sorted(record.aliases.items())),
+    }
+
+
+def node_model(
+    *, active: Version | None, wanted: Version | None, held: Iterable[Version], state: str, error: str | None, why: str
+) -> dict[str, Any]:
+    """One model's line in a node's report."""
+    return {
+        "active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why,
+    }  # fmt: skip
+
+
+def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, Any]]:
+    """``history --json``: newest first, with what has become of each version."""
+    reports = [report.models.get(record.name, {}) for report in nodes if not report.lost]
+    active = {line.get("active") for line in reports}
+    held = {number for line in reports for number in line.get("held", ())}
+    lines = []
+    for number in catalog.newest_first(record.versions):
+        entry = record.versions[number]
+        lines.append(
+            {
+                "version": number,
+                "digest": str(entry.digest),
+                "id": str(entry.id),
+                "created": iso_time(entry.created_ms),
+                "author": entry.author,
+                "note": entry.note,
+                "size_bytes": entry.size_bytes,
+                "state": "active" if number in active else "retained" if number in held else "evicted",
+            }
+        )
+    return lines
+
+
+def iso_time(unix_ms: int) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    try:
+        return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return "unknown"
+
+
+def copies(name: str, number: int, nodes: Iterable[NodeReport]) -> int:
+    """How many living nodes say that they hold a version, verified."""
+    return sum(number in report.models.get(name, {}).get("held", ()) for report in nodes if not report.lost)
+
+
+def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
+    """Check the ``models`` field of a node's hash. Raises MalformedMessage."""
+    if not isinstance(value, dict) or len(value) > 100_000:
+        raise MalformedMessage(what="node report", reason="models is not an object")
+    for line in value.values():
+        held = line.get("held") if isinstance(line, dict) else None
+        if not isinstance(held, list) or not all(isinstance(number, int) for number in held):
+            raise MalformedMessage(what="node report", reason="a model's line has no list `held`")
+    return value
