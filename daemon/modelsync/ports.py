@@ -1,0 +1,232 @@
+"""What the inside of modelsync needs of the world, as Protocols: edges implement them, runtime calls them.
+
+Nothing is decided here. Every method says what it raises, in the words of ``core.errors``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
+
+
+class Clock(Protocol):
+    """The node's own time. Wall time is for people only and never decides anything."""
+
+    def boottime_s(self) -> float:
+        """CLOCK_BOOTTIME: it goes on while the machine is suspended."""
+
+    def wall_ms(self) -> int:
+        """Unix milliseconds, to be shown."""
+
+
+# --- authority ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The right to write, as one grant gave it; every write carries it and every receiver checks it."""
+
+    epoch: int
+    holder: NodeId
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    """The lease as one successful read saw it. ``epoch`` 0 and an empty holder mean that there is none."""
+
+    epoch: int = 0
+    holder: str = ""
+    nonce: str = ""
+    seq: int = 0
+    state: str = ""
+    successor: str = ""
+    url: str = ""
+
+
+class Coordinator(Protocol):
+    """The lease scripts of PROTOCOL.md section 4. Every method raises RedisUnavailable or RedisRefused."""
+
+    async def read(self) -> LeaseView: ...
+
+    async def acquire(self, observed: LeaseView, nonce: str, min_epoch: int) -> int | LeaseView:
+        """The granted epoch, or the lease that stood in the way."""
+
+    async def renew(self, authority: Authority, seq: int) -> LeaseView | None:
+        """None: renewed. A view with epoch 0: there is no lease. Any other view: whose it is now."""
+
+    async def reassert(self, authority: Authority, seq: int) -> LeaseView | None: ...
+
+    async def release(self, authority: Authority, successor: str = "") -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A node's answer when asked to promise an epoch: granted or not, the highest it accepted, and its head."""
+
+    node: str
+    granted: bool
+    epoch: int
+    holder: str
+    nonce: str
+    applied: EntryId
+
+
+class PromisePeers(Protocol):
+    """Asks other members, over HTTP, to promise (epoch, holder, nonce). Raises PeerUnavailable, PeerRefused."""
+
+    async def promise(self, node: NodeId, epoch: int, holder: NodeId, nonce: str) -> Promise: ...
+
+
+class EpochLedger(Protocol):
+    """What a node must never forget about epochs: persisted and fsynced before each method returns."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def holder(self) -> str: ...
+
+    @property
+    def nonce(self) -> str: ...
+
+    @property
+    def applied(self) -> EntryId: ...
+
+    @property
+    def members(self) -> frozenset[str]:
+        """The known members of the fleet, this node among them."""
+
+    def accept(self, epoch: int, holder: str, nonce: str) -> None:
+        """Remember a grant. Raises StaleEpoch below the highest accepted, or at it with another holder or nonce."""
+
+
+# --- what the HTTP server and the commands ask of a node -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A received model, still outside the store: a directory of this daemon's own below STATE/tmp."""
+
+    model: ModelName
+    root: Path
+    """Every regular file below it belongs to the model, under its path relative to this."""
+    note: str = ""
+    author: str = ""
+    version: Version | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The outcome of a publish. ``unchanged``: the head already had these bytes, nothing was written."""
+
+    model: ModelName
+    version: Version
+    digest: Digest
+    id: EntryId
+    unchanged: bool
+
+
+class NodeApi(Protocol):
+    """All that the HTTP server can ask. Errors are of ``core.errors``; the server only maps them to statuses."""
+
+    @property
+    def is_primary(self) -> bool: ...
+
+    @property
+    def primary_url(self) -> str | None:
+        """Where the primary listens, as far as this node knows."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether everything wanted here is active, and if not, what is missing, as a sentence."""
+
+    def staging_dir(self) -> Path:
+        """A fresh empty directory below STATE/tmp for one upload; the caller removes it."""
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def models(self) -> list[dict[str, Any]]: ...
+
+    async def model(self, name: ModelName) -> dict[str, Any]:
+        """One model with its history, newest first. Raises NoSuchVersion."""
+
+    async def manifest(self, name: ModelName, version: Version) -> bytes:
+        """The manifest's canonical bytes. Raises NoSuchVersion."""
+
+    def file_of(self, name: ModelName, version: Version, path: str) -> Path:
+        """The object that holds a published file, held and verified here. Raises NoSuchVersion."""
+
+    def object_path(self, digest: Digest) -> Path | None:
+        """The immutable file of an object, manifest or chunk list held here; None if it is not held."""
+
+    async def publish(self, upload: Upload) -> Published: ...
+
+    async def command(self, text: str, by: str) -> dict[str, Any]:
+        """Run one command in plain words (``pin fraud 12``). Raises PolicyRefusal, AuthorityLost, NoSuchVersion."""
+
+    async def promise(self, epoch: int, holder: NodeId, nonce: str) -> Promise: ...
+
+    def metrics(self) -> bytes:
+        """Prometheus text."""
+
+
+# --- the models directory ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One regular file of a source as a scan saw it. Any field that differs later means that it changed."""
+
+    path: str
+    """Relative to the source's root, ``/``-separated; for a single-file model its own name."""
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    mode: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadySource:
+    """A complete version in the models directory, ready to be ingested."""
+
+    model: ModelName
+    version: Version | None
+    """Given by a numbered layout; None: the next one."""
+    root: Path
+    """The directory that ``files`` are relative to."""
+    files: tuple[SourceFile, ...]
+    arrived: str
+    """``event``: seen to arrive; ``scan``: found lying there at a start or rescan."""
+
+
+class Sources(Protocol):
+    """The watched models directory."""
+
+    def __aiter__(self) -> AsyncIterator[ReadySource]: ...
+
+    def refusals(self) -> Mapping[str, str]:
+        """Path to reason, for everything that lies there and is not published; bounded."""
+
+    async def close(self) -> None: ...
+
+
+# --- catalog ---------------------------------------------------------------------------------------------------------
+
+
+class Catalog(Protocol):
+    """The catalog as Redis holds it. Every method raises RedisUnavailable, RedisRefused or MalformedMessage."""
+
+    async def tail(self) -> EntryId: ...
+
+    async def changed_models(self, after: EntryId) -> Sequence[ModelName] | None:
+        """Models named by log entries after ``after``; None where the log no longer reaches back so far."""
+
+    async def model_names(self) -> Sequence[ModelName]: ...
+
+    async def model_hash(self, name: ModelName) -> Mapping[str, str]: ...
