@@ -1,0 +1,396 @@
+"""The state directory: objects by digest, manifests, version trees, and what keeps them whole. PROTOCOL.md section 3.
+
+This file alone decides where things lie in STATE. It must not know which versions are wanted (retention is handed in)
+nor how bytes arrive (ingest and fetch hand it finished temporary files).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+from modelsync.core import manifest as manifests
+from modelsync.core.errors import DigestMismatch, DiskFull, LayoutCorrupt, MalformedMessage, StateInUse
+from modelsync.core.ids import Digest, ModelName
+from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.edges import durable
+from modelsync.edges.durable import local_faults
+
+FORMAT = "1"
+BATCH_FILES = 64
+"""From here on one syncfs replaces an fsync for each file."""
+RESERVE_BYTES = 64 << 20
+"""Left free by the preflight: room for the catalog, logs and the file system's own metadata."""
+
+
+class Store:
+    """One node's STATE directory. Its methods block; call them from a thread."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.root = state_dir
+        self.objects = state_dir / "objects" / "b3"
+        self.manifests = state_dir / "manifests"
+        self.trees = state_dir / "store"
+        self.partial = state_dir / "partial"
+        self.tmp = state_dir / "tmp"
+        self.quarantine = state_dir / "quarantine"
+        self._lock_descriptor = -1
+        self._guard = threading.Lock()
+        self._leases: dict[Digest, int] = {}
+
+    # --- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Lock the directory, check its format, make what is missing, sweep temporaries.
+
+        Raises: StateInUse (nothing was written), LayoutCorrupt (a later format), DiskFull, DiskFailed.
+        """
+        with local_faults(self.root, "open the state directory"):
+            durable.make_directories(self.root)
+            self._lock()
+            self._check_format()
+            for directory in (self.objects, self.manifests, self.trees, self.partial, self.tmp, self.quarantine):
+                durable.make_directories(directory)
+            self._make_shards()
+            self._sweep()
+
+    def _lock(self) -> None:
+        path = self.root / "lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise StateInUse(path=str(self.root), holder=f"pid {holder}") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock_descriptor = descriptor
+
+    def close(self) -> None:
+        """Release the lock; the kernel does the same when the process dies."""
+        if self._lock_descriptor >= 0:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = -1
+
+    def _check_format(self) -> None:
+        path = self.root / "format"
+        if not path.exists():
+            durable.replace_file(path, FORMAT.encode())
+        found = path.read_bytes()[:80].decode(errors="replace").strip()
+        if found != FORMAT:
+            reason = f"its format is {found!r} and this release writes {FORMAT}; run the release that wrote it, or move it away"
+            raise LayoutCorrupt(path=str(path), reason=reason)
+
+    def _make_shards(self) -> None:
+        # All 256 at once, so that no later publish pays for a new directory and its parent's fsync.
+        if (self.objects / "ff").is_dir():
+            return
+        for shard in range(256):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.objects / f"{shard:02x}", 0o755)
+        durable.fsync_directory(self.objects)
+
+    def _sweep(self) -> None:
+        for entry in os.scandir(self.tmp):
+            _remove(Path(entry.path))
+        for directory in (self.root, self.manifests, self.root / "catalog", self.root / "active"):
+            for entry in os.scandir(directory) if directory.is_dir() else ():
+                if entry.name.endswith(".tmp"):
+                    _remove(Path(entry.path))
+
+    # --- objects ----------------------------------------------------------------------------------------------------
+
+    def object_path(self, digest: Digest) -> Path:
+        """Where a file's bytes lie, whether held or not."""
+        return self.objects / digest.hex[:2] / digest.hex
+
+    def manifest_path(self, digest: Digest) -> Path:
+        return self.manifests / digest.hex
+
+    def partial_path(self, digest: Digest) -> Path:
+        return self.partial / digest.hex
+
+    def has(self, digest: Digest) -> bool:
+        return self.object_path(digest).exists()
+
+    def find(self, digest: Digest) -> Path | None:
+        """A held object, manifest or chunk list, for serving."""
+        for path in (self.object_path(digest), self.manifest_path(digest)):
+            if path.exists():
+                return path
+        return None
+
+    def new_temporary(self, prefix: str) -> Path:
+        """A name in tmp/ that nobody else uses; nothing is created."""
+        return self.tmp / durable.temporary_name(prefix)
+
+    def adopt(self, temporary: Path, digest: Digest, *, sync: bool = True) -> None:
+        """Give verified, fsynced bytes their name (step 3 of an activation). Raises OSError.
+
+        ``sync`` False: the caller makes a batch durable with one barrier before anything refers to it.
+        """
+        target = self.object_path(digest)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            pass
+        else:
+            if sync:
+                durable.fsync_directory(target.parent)
+        os.unlink(temporary)
+
+    def put_document(self, data: bytes) -> Digest:
+        """Keep a manifest or chunk list under its digest, durably. Raises DiskFull, DiskFailed."""
+        digest = Digest(blake3(data).digest())
+        path = self.manifest_path(digest)
+        if not path.exists():
+            durable.replace_file(path, data, 0o444)
+        return digest
+
+    def read_document(self, digest: Digest) -> bytes | None:
+        """A held manifest or chunk list, checked; a damaged one is set aside and counts as not held."""
+        path = self.manifest_path(digest)
+        try:
+            with local_faults(path, "read"):
+                data = path.read_bytes()
+        except Exception:
+            if not path.exists():
+                return None
+            raise
+        if blake3(data).digest() != digest.raw:
+            self.set_aside(path)
+            return None
+        return data
+
+    def manifest(self, digest: Digest) -> Manifest | None:
+        """A held manifest, parsed. Raises MalformedMessage, DiskFailed."""
+        data = self.read_document(digest)
+        return manifests.decode(data) if data is not None else None
+
+    def chunk_digests(self, entry: FileEntry) -> tuple[Digest, ...] | None:
+        """A file's chunk digests; None if its chunk list is not held here. Raises MalformedMessage."""
+        if entry.chunk_list is None:
+            return entry.chunks
+        data = self.read_document(entry.chunk_list)
+        return manifests.decode_chunk_list(data, entry) if data is not None else None
+
+    def missing(self, version: Manifest) -> list[FileEntry]:
+        """The files of a version whose bytes are not held, each digest once."""
+        absent: dict[Digest, FileEntry] = {}
+        for entry in version.files:
+            if entry.digest not in absent and not self.has(entry.digest):
+                absent[entry.digest] = entry
+        return list(absent.values())
+
+    def require_space(self, needed_bytes: int) -> None:
+        """Preflight before a transfer. Raises DiskFull, DiskFailed."""
+        with local_faults(self.root, "statvfs"):
+            free = durable.free_bytes(self.root)
+        if needed_bytes + RESERVE_BYTES > free:
+            raise DiskFull(path=str(self.root), needed_bytes=needed_bytes + RESERVE_BYTES, free_bytes=free)
+
+    def set_aside(self, path: Path) -> None:
+        """Move a damaged file to quarantine/ for a person to look at; at most 100 are kept. Raises DiskFailed."""
+        with local_faults(path, "quarantine"):
+            kept = sorted(os.scandir(self.quarantine), key=lambda entry: entry.stat(follow_symlinks=False).st_mtime)
+            for entry in kept[: max(0, len(kept) - 99)]:
+                _remove(Path(entry.path))
+            os.rename(path, self.quarantine / durable.temporary_name(path.name).removesuffix(".tmp"))
+
+    # --- trees ------------------------------------------------------------------------------------------------------
+
+    def tree_path(self, name: ModelName, digest: Digest) -> Path:
+        return self.trees / name / digest.hex
+
+    def build_tree(self, version: Manifest, digest: Digest) -> Path:
+        """Lay out a version's tree from held objects: steps 4 and 5 of an activation.
+
+        Raises: DiskFull, DiskFailed; LayoutCorrupt if an object that should be held is not.
+        """
+        target = self.tree_path(version.model, digest)
+        if target.is_dir():
+            return target
+        temporary = self.new_temporary(f"tree-{version.model}")
+        with local_faults(target, "build the version's tree"):
+            try:
+                self._fill_tree(temporary, version)  # (4)
+                durable.make_directories(target.parent)
+                os.rename(temporary, target)  # (5)
+            except BaseException:
+                _remove(temporary)
+                raise
+            durable.fsync_directory(target.parent)
+        return target
+
+    def _fill_tree(self, root: Path, version: Manifest) -> None:
+        os.mkdir(root, 0o755)
+        directories = {root}
+        batch = len(version.files) >= BATCH_FILES
+        for entry in version.files:
+            path = root / entry.path
+            if path.parent not in directories:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                directories.update(parent for parent in path.parents if parent.is_relative_to(root))
+            self._place(entry, path, sync=not batch)
+        if batch:
+            durable.sync_filesystem(root)
+            return
+        for directory in sorted(directories, key=lambda path: len(path.parts), reverse=True):
+            durable.fsync_directory(directory)
+
+    def _place(self, entry: FileEntry, path: Path, *, sync: bool) -> None:
+        source = self.object_path(entry.digest)
+        try:
+            if entry.mode == 0o755:
+                _copy_file(source, path, 0o555, sync=sync)  # a link would share the object's mode
+                return
+            os.link(source, path)
+        except FileNotFoundError as error:
+            raise LayoutCorrupt(path=str(source), reason="the object is gone; it will be fetched again") from error
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EXDEV):
+                raise
+            _copy_file(source, path, 0o444, sync=sync)
+
+    def tree_is_whole(self, version: Manifest, digest: Digest) -> bool:
+        """Whether a tree has every file at its size: what a start checks before it trusts what it finds."""
+        root = self.tree_path(version.model, digest)
+        try:
+            return all((root / entry.path).stat().st_size == entry.size_bytes for entry in version.files)
+        except OSError:
+            return False
+
+    def verify_tree(self, version: Manifest, digest: Digest) -> None:
+        """Read every byte of a tree again. Raises DigestMismatch, DiskFailed."""
+        root = self.tree_path(version.model, digest)
+        for entry in version.files:
+            actual = hash_file(root / entry.path)
+            if actual != entry.digest:
+                raise DigestMismatch(
+                    path=str(root / entry.path), chunk=None, expected=str(entry.digest), actual=str(actual), source="disk"
+                )
+
+    def discard_damaged(self, version: Manifest, digest: Digest) -> list[str]:
+        """Set aside the objects of a version that no longer match, and its tree, so that it is pulled again."""
+        damaged = []
+        for entry in version.files:
+            path = self.object_path(entry.digest)
+            if path.exists() and hash_file(path) != entry.digest:
+                self.set_aside(path)
+                damaged.append(entry.path)
+        return damaged
+
+    # --- garbage ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def leased(self, digests: frozenset[Digest]) -> Iterator[None]:
+        """Keep objects from garbage collection while a publish or pull is putting a version together."""
+        with self._guard:
+            for digest in digests:
+                self._leases[digest] = self._leases.get(digest, 0) + 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                for digest in digests:
+                    self._leases[digest] -= 1
+                    if not self._leases[digest]:
+                        del self._leases[digest]
+
+    def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]:
+        """Remove trees, manifests and objects that no kept version refers to; views go first.
+
+        Args:
+            keep: manifest digests by model. A model that is not named keeps nothing.
+        Returns:
+            What was (or with ``dry_run`` would be) removed: trees, documents, objects, size_bytes.
+        Raises: DiskFailed; MalformedMessage if a kept manifest cannot be read (nothing is removed then).
+        """
+        with local_faults(self.root, "collect garbage"), self._guard:
+            referenced = self._referenced(keep)
+            removed = {"trees": 0, "documents": 0, "objects": 0, "size_bytes": 0}
+            for path in self._stale_trees(keep):
+                removed["trees"] += 1
+                if not dry_run:
+                    aside = self.new_temporary("gone")
+                    os.rename(path, aside)
+                    _remove(aside)
+            for path in self._stale_files(self.manifests, referenced):
+                removed["documents"] += 1
+                if not dry_run:
+                    os.unlink(path)
+            for shard in os.scandir(self.objects):
+                for path in self._stale_files(Path(shard.path), referenced):
+                    removed["objects"] += 1
+                    removed["size_bytes"] += path.stat().st_size
+                    if not dry_run:
+                        os.unlink(path)
+            return removed
+
+    def _referenced(self, keep: dict[ModelName, frozenset[Digest]]) -> set[str]:
+        names = {digest.hex for digest in self._leases}
+        for digests in keep.values():
+            for digest in digests:
+                names.add(digest.hex)
+                version = self.manifest(digest)
+                if version is not None:
+                    names.update(item.hex for item in version.referenced())
+        return names
+
+    def _stale_trees(self, keep: dict[ModelName, frozenset[Digest]]) -> Iterator[Path]:
+        for model in os.scandir(self.trees):
+            kept = {digest.hex for digest in keep.get(ModelName(model.name), frozenset())}
+            kept |= {digest.hex for digest in self._leases}
+            for tree in os.scandir(model.path):
+                if tree.name not in kept:
+                    yield Path(tree.path)
+
+    @staticmethod
+    def _stale_files(directory: Path, referenced: set[str]) -> Iterator[Path]:
+        for entry in os.scandir(directory):
+            if entry.name not in referenced and not entry.name.endswith(".tmp"):
+                yield Path(entry.path)
+
+
+def hash_file(path: Path) -> Digest:
+    """BLAKE3 of a file, read through a fixed buffer so that its pages are not counted as this process's memory.
+
+    Raises: DiskFailed.
+    """
+    hasher, buffer = blake3(), bytearray(1 << 20)
+    view = memoryview(buffer)
+    with local_faults(path, "read"), open(path, "rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            hasher.update(view[:size])
+    return Digest(hasher.digest())
+
+
+def _copy_file(source: Path, target: Path, mode: int, *, sync: bool) -> None:
+    shutil.copyfile(source, target)
+    descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, mode)
+        if sync:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+
+
+__all__ = ["MalformedMessage", "Store", "hash_file"]
