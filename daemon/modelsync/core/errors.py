@@ -106,6 +106,14 @@ class StateInUse(LocalFault):
     holder: str
 
 
+@dataclass(eq=False)
+class EmbeddedRedisFailed(LocalFault):
+    """The embedded Redis did not start; the reason is the last thing it said, its log has the rest."""
+
+    reason: str
+    log: str
+
+
 # --- source faults: what lies in the models directory or was uploaded ---------------------------------------------
 
 
