@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelsync.core.catalog import ModelRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
+from modelsync.core.status import NodeReport
 
 
 class Clock(Protocol):
@@ -216,7 +218,22 @@ class Sources(Protocol):
     async def close(self) -> None: ...
 
 
-# --- catalog ---------------------------------------------------------------------------------------------------------
+# --- catalog ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One catalog change as it is written: the log entry, the model's changed fields, the announcement."""
+
+    id: EntryId
+    model: str
+    """Empty for a change of the fleet, not of a model."""
+    version: Version | None
+    digest: str | None
+    log: Mapping[str, str]
+    written: Mapping[str, str]
+    removed: Sequence[str]
+    announcement: str
 
 
 class Catalog(Protocol):
@@ -229,4 +246,15 @@ class Catalog(Protocol):
 
     async def model_names(self) -> Sequence[ModelName]: ...
 
-    async def model_hash(self, name: ModelName) -> Mapping[str, str]: ...
+    async def model(self, name: ModelName) -> ModelRecord: ...
+
+    async def append(self, authority: Authority, change: Change) -> None:
+        """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""
+
+    async def nodes(self) -> list[NodeReport]: ...
+
+    async def report(self, node: NodeId, fields: Mapping[str, str]) -> None: ...
+
+    async def announce(self, text: str) -> None: ...
+
+    async def answer(self, text: str) -> None: ...

@@ -79,9 +79,7 @@ def published(record: ModelRecord, number: Version, entry: VersionRecord) -> Mod
     """
     known = record.versions.get(number)
     if known is not None and known.content != entry.content:
-        raise VersionConflict(
-            model=record.name, version=number, known=str(known.content), offered=str(entry.content)
-        )
+        raise VersionConflict(model=record.name, version=number, known=str(known.content), offered=str(entry.content))
     if record.head is not None and number <= record.head:
         raise PolicyRefusal(reason=f"{record.name}: version {number} is not above the head, {record.head}")
     versions = {**record.versions, number: entry}
@@ -124,9 +122,7 @@ def unpinned(record: ModelRecord, at: EntryId) -> ModelRecord:
 
 def _require_unpinned(record: ModelRecord, verb: str) -> None:
     if record.pinned is not None:
-        raise PolicyRefusal(
-            reason=f"{record.name} is pinned to version {record.pinned}: unpin it before you {verb}"
-        )
+        raise PolicyRefusal(reason=f"{record.name} is pinned to version {record.pinned}: unpin it before you {verb}")
 
 
 def updated(record: ModelRecord, target: int | str | None, at: EntryId) -> ModelRecord:
@@ -235,9 +231,7 @@ def _version_text(entry: VersionRecord) -> str:
 def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
     """Parse the fields, from Redis or from disk, as hostile input. Raises MalformedMessage."""
     try:
-        versions = {
-            version(key[2:]): _parse_version(text) for key, text in fields.items() if key.startswith("v:")
-        }
+        versions = {version(key[2:]): _parse_version(text) for key, text in fields.items() if key.startswith("v:")}
         return ModelRecord(
             name=name,
             id=EntryId.parse(fields.get("id", "0-0")),

@@ -32,7 +32,7 @@ _JSON_KEYS = ("model", "alias", "node", "version")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``model`` is set for all but the fleet's verbs; ``target`` is a version or alias; ``alias`` and ``node`` as named."""
+    """``model`` is set for all but the fleet's verbs; ``target`` is a version or an alias."""
 
     verb: str
     model: ModelName | None = None

@@ -16,7 +16,7 @@ from modelsync.core.ids import Digest, EntryId, ModelName, Version, model_name, 
 
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
-"""1 MiB: BLAKE3 runs at full speed from 64 KiB up, and a smaller chunk makes a smaller delta (PROTOCOL.md section 2)."""
+"""1 MiB: BLAKE3 runs at full speed from 64 KiB up, and a smaller chunk makes a smaller delta."""
 MAX_INLINE_CHUNKS = 16
 """Above it the chunk digests are an object of their own, so that a manifest stays small enough to read often."""
 MAX_PATH_BYTES = 4096

@@ -39,9 +39,7 @@ def _by_node_pin(record: ModelRecord, node_pin: int | str) -> Wish:
     try:
         number = catalog.resolve(record, node_pin)
     except NoSuchVersion:
-        return Wish(
-            None, f"this host's config pins {node_pin!r}, which is not published: waiting for it", waiting=True
-        )
+        return Wish(None, f"this host's config pins {node_pin!r}, which is not published: waiting for it", waiting=True)
     how = f" (alias {node_pin})" if isinstance(node_pin, str) and node_pin != str(number) else ""
     return Wish(number, f"this host's config pins version {number}{how}")
 

@@ -118,9 +118,7 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> None
 
     A hint: an error means only that the fsync does all the work, and it reports the real fault.
     """
-    _libc.sync_file_range(
-        descriptor, ctypes.c_int64(offset_bytes), ctypes.c_int64(size_bytes), _SYNC_FILE_RANGE_WRITE
-    )
+    _libc.sync_file_range(descriptor, ctypes.c_int64(offset_bytes), ctypes.c_int64(size_bytes), _SYNC_FILE_RANGE_WRITE)
 
 
 def sync_filesystem(path: Path | str) -> None:

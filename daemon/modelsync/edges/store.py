@@ -18,7 +18,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from modelsync.core import manifest as manifests
-from modelsync.core.errors import DigestMismatch, DiskFull, LayoutCorrupt, MalformedMessage, StateInUse
+from modelsync.core.errors import DigestMismatch, DiskFull, LayoutCorrupt, StateInUse
 from modelsync.core.ids import Digest, ModelName
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.edges import durable
@@ -276,7 +276,11 @@ class Store:
             actual = hash_file(root / entry.path)
             if actual != entry.digest:
                 raise DigestMismatch(
-                    path=str(root / entry.path), chunk=None, expected=str(entry.digest), actual=str(actual), source="disk"
+                    path=str(root / entry.path),
+                    chunk=None,
+                    expected=str(entry.digest),
+                    actual=str(actual),
+                    source="disk",
                 )
 
     def discard_damaged(self, version: Manifest, digest: Digest) -> list[str]:
@@ -391,6 +395,3 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             os.unlink(path)
-
-
-__all__ = ["MalformedMessage", "Store", "hash_file"]

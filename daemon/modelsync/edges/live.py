@@ -1,0 +1,135 @@
+"""The links that applications open: LIVE/NAME/current and previous, and the record of why they point where they do.
+
+Steps 7 and 8 of an activation (PROTOCOL.md section 5) are here, and nowhere else is `current` written. This file must
+not know whether a version ought to be active; it is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelsync.core import canonical
+from modelsync.core.errors import BadName, LayoutCorrupt, MalformedMessage
+from modelsync.core.ids import Digest, EntryId, ModelName, Version, model_name, version
+from modelsync.edges import durable
+from modelsync.edges.durable import local_faults
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRecord:
+    """STATE/active/NAME.json: what this host means to run, fsynced before `current` is touched."""
+
+    model: ModelName
+    version: Version
+    digest: Digest
+    id: EntryId
+    """The catalog change that made it wanted: this host's high-water mark for the model."""
+    since_ms: int
+    previous_version: Version | None = None
+    previous_digest: Digest | None = None
+
+
+class Live:
+    """The live directory of one node. Its methods block; call them from a thread."""
+
+    def __init__(self, live_dir: Path, trees: Path, state_dir: Path) -> None:
+        self._live = live_dir
+        self._trees = trees
+        self._records = state_dir / "active"
+
+    def open(self) -> None:
+        """Make the directories and sweep temporary links. Raises DiskFull, DiskFailed."""
+        with local_faults(self._live, "open the live directory"):
+            durable.make_directories(self._live)
+            durable.make_directories(self._records)
+            for model in os.scandir(self._live):
+                if model.is_dir(follow_symlinks=False):
+                    self._sweep(Path(model.path))
+
+    @staticmethod
+    def _sweep(directory: Path) -> None:
+        for entry in os.scandir(directory):
+            if entry.is_symlink() and entry.name.endswith(".tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+
+    def active(self, name: ModelName) -> Digest | None:
+        """The digest that `current` points to now; None if there is no link of ours."""
+        return self._target(self._live / name / "current", name)
+
+    def _target(self, link: Path, name: ModelName) -> Digest | None:
+        try:
+            target = Path(os.path.normpath(link.parent / os.readlink(link)))
+            if target.parent != Path(os.path.normpath(self._trees / name)):
+                return None
+            return Digest.parse("b3:" + target.name)
+        except (OSError, BadName):
+            return None
+
+    def current_path(self, name: ModelName) -> Path:
+        return self._live / name / "current"
+
+    def switch(self, record: ActiveRecord) -> None:
+        """Make a whole, durable tree the one that `current` means.
+
+        Raises: DiskFull, DiskFailed: `current` still points to the old tree, or already to the new one; either is whole.
+        """
+        directory = self._live / record.model
+        with local_faults(directory, "switch current"):
+            self.write_record(record)  # (7)
+            durable.make_directories(directory)
+            durable.replace_symlink(
+                directory / "current", self._relative(directory, record.model, record.digest)
+            )  # (8)
+            if record.previous_digest is not None:
+                old = self._relative(directory, record.model, record.previous_digest)
+                durable.replace_symlink(directory / "previous", old)
+
+    def _relative(self, directory: Path, name: ModelName, digest: Digest) -> str:
+        return os.path.relpath(self._trees / name / digest.hex, directory)
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def write_record(self, record: ActiveRecord) -> None:
+        """Persist the intent. Raises DiskFull, DiskFailed."""
+        value = {
+            "model": record.model,
+            "version": record.version,
+            "digest": str(record.digest),
+            "id": str(record.id),
+            "since_ms": record.since_ms,
+            "previous_version": record.previous_version,
+            "previous_digest": str(record.previous_digest) if record.previous_digest else None,
+        }
+        durable.replace_file(self._records / f"{record.model}.json", canonical.encode(value))
+
+    def records(self) -> dict[ModelName, ActiveRecord]:
+        """Every model's record. Raises LayoutCorrupt, DiskFailed."""
+        found = {}
+        with local_faults(self._records, "read"):
+            for entry in os.scandir(self._records):
+                if entry.name.endswith(".json"):
+                    record = self._parse(Path(entry.path))
+                    found[record.model] = record
+        return found
+
+    @staticmethod
+    def _parse(path: Path) -> ActiveRecord:
+        try:
+            value = canonical.decode(path.read_bytes(), "active record")
+            previous = value["previous_digest"]
+            return ActiveRecord(
+                model=model_name(value["model"]),
+                version=version(value["version"]),
+                digest=Digest.parse(value["digest"]),
+                id=EntryId.parse(value["id"]),
+                since_ms=value["since_ms"],
+                previous_version=version(value["previous_version"]) if value["previous_version"] else None,
+                previous_digest=Digest.parse(previous) if previous else None,
+            )
+        except (BadName, MalformedMessage, KeyError, TypeError) as error:
+            reason = f"{error}; remove it: the daemon then activates what the fleet wants"
+            raise LayoutCorrupt(path=str(path), reason=reason) from error

@@ -1,0 +1,221 @@
+"""The catalog in Redis: the fenced writes of the holder, the reads of everyone, and each node's report of itself.
+
+Every reply is parsed as hostile input, and redis-py's exceptions end here. The lease is redis_lease.py's.
+PROTOCOL.md section 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from redis import exceptions as faults
+
+from modelsync.core import canonical, catalog, status
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import (
+    BadName,
+    LeaseLost,
+    MalformedMessage,
+    RedisRefused,
+    RedisUnavailable,
+    StaleEpoch,
+    VersionConflict,
+)
+from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
+from modelsync.core.status import NodeReport
+from modelsync.ports import Authority, Change
+
+NODE_EXPIRY_S = 3600
+"""A dead node stays in the lists for an hour, so that an operator sees that it is gone."""
+LOG_READ = 1000
+MAX_HASH_FIELDS = 2000
+MAX_FIELD_BYTES = 1 << 20
+ANSWERS_KEPT = 100
+
+
+@contextlib.asynccontextmanager
+async def redis_faults(operation: str) -> AsyncIterator[None]:
+    """Translate redis-py's exceptions. Raises RedisUnavailable, RedisRefused."""
+    try:
+        yield
+    except (faults.ConnectionError, faults.TimeoutError, OSError) as error:
+        raise RedisUnavailable(operation=operation, reason=f"{type(error).__name__}: {error}"[:200]) from error
+    except faults.RedisError as error:
+        raise RedisRefused(operation=operation, reason=str(error)[:200]) from error
+    except (UnicodeDecodeError, ValueError) as error:
+        raise MalformedMessage(what=f"reply to {operation}", reason=str(error)[:200]) from error
+
+
+class RedisCatalog:
+    """One fleet's keys on one connection pool."""
+
+    def __init__(self, client: Any, fleet: FleetName) -> None:
+        # Any: redis-py types every reply as every command's; the parsers below are what checks them.
+        self._redis = client
+        self._prefix = f"modelsync:{{{fleet}}}:"
+        source = (files("modelsync.edges") / "lua" / "publish.lua").read_text()
+        self._publish = client.register_script(source)
+
+    def key(self, name: str) -> str:
+        return self._prefix + name
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def tail(self) -> EntryId:
+        """The id of the last change; ZERO_ID for an empty log."""
+        async with redis_faults("read the log's end"):
+            entries = await self._redis.xrevrange(self.key("log"), count=1)
+        return _entry_id(entries[0][0]) if entries else ZERO_ID
+
+    async def changed_models(self, after: EntryId) -> Sequence[ModelName] | None:
+        """Models that entries above ``after`` name; None where the log no longer reaches back to it, or too many."""
+        async with redis_faults("read the log"):
+            oldest = await self._redis.xrange(self.key("log"), count=1)
+            entries = await self._redis.xrange(self.key("log"), min=f"({after}", count=LOG_READ)
+        if not oldest or _entry_id(oldest[0][0]) > after or len(entries) == LOG_READ:
+            return None
+        named = {_text(fields.get(b"model", b"")) for _, fields in entries}
+        return sorted(legal for name in named if (legal := _legal(name)) is not None)
+
+    async def model_names(self) -> Sequence[ModelName]:
+        async with redis_faults("read the names of models"):
+            names = await self._redis.smembers(self.key("models"))
+        return sorted(legal for name in names if (legal := _legal(_text(name))) is not None)
+
+    async def model(self, name: ModelName) -> ModelRecord:
+        """A model as Redis has it; an absent one is an empty record. Raises MalformedMessage."""
+        async with redis_faults("read a model"):
+            size = await self._redis.hlen(self.key(f"model:{name}"))
+            if size > MAX_HASH_FIELDS:
+                raise MalformedMessage(what=f"model {name}", reason=f"{size} fields, at most {MAX_HASH_FIELDS}")
+            fields = await self._redis.hgetall(self.key(f"model:{name}"))
+        return catalog.from_fields(name, _text_fields(fields))
+
+    async def log(self, count: int) -> list[dict[str, str]]:
+        """The newest entries, newest first, for people."""
+        async with redis_faults("read the log"):
+            entries = await self._redis.xrevrange(self.key("log"), count=count)
+        return [{"id": _text(entry), **_text_fields(fields)} for entry, fields in entries]
+
+    # --- fenced writes ----------------------------------------------------------------------------------------------
+
+    async def append(self, authority: Authority, change: Change) -> None:
+        """One catalog change, all or nothing.
+
+        Raises: LeaseLost, StaleEpoch, VersionConflict; RedisUnavailable, in which case it may or may not have been
+        written: calling again with the same change is safe.
+        """
+        log = [text for pair in change.log.items() for text in pair]
+        fields = [text for pair in change.written.items() for text in pair]
+        keys = [self.key(k) for k in ("lease", "log", f"model:{change.model}", "models", "events")]
+        head = [authority.epoch, authority.holder, authority.nonce, str(change.id), change.model]
+        args = [*head, change.version or "", change.digest or "", change.announcement]
+        async with redis_faults("publish a change"):
+            reply = await self._publish(keys=keys, args=[*args, len(log), *log, len(fields), *fields, *change.removed])
+        if reply[0] == 0:
+            raise _refusal(_text(reply[1]), authority, change)
+
+    # --- nodes ------------------------------------------------------------------------------------------------------
+
+    async def report(self, node: NodeId, fields: Mapping[str, str]) -> None:
+        """Write what this node says of itself."""
+        key = self.key(f"node:{node}")
+        async with redis_faults("report"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(key, mapping=dict(fields))
+            pipe.expire(key, NODE_EXPIRY_S)
+            pipe.sadd(self.key("nodes"), node)
+            await pipe.execute()
+
+    async def nodes(self) -> list[NodeReport]:
+        """Every node's report; one that cannot be read is left out with its fault in place of its state."""
+        async with redis_faults("read the nodes"):
+            names = sorted(_text(name) for name in await self._redis.smembers(self.key("nodes")))[:10_000]
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.hgetall(self.key(f"node:{name}"))
+                    pipe.pttl(self.key(f"node:{name}"))
+                replies = await pipe.execute(raise_on_error=False)
+        reports = zip(names, replies[::2], replies[1::2], strict=True)
+        return [_node_report(name, fields, ttl) for name, fields, ttl in reports if isinstance(fields, dict) and fields]
+
+    async def forget(self, node: NodeId) -> None:
+        """Take a node that is gone for good out of the lists."""
+        async with redis_faults("forget a node"):
+            await self._redis.srem(self.key("nodes"), node)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    async def announce(self, text: str) -> None:
+        async with redis_faults("announce"):
+            await self._redis.publish(self.key("events"), text)
+
+    async def answer(self, text: str) -> None:
+        """Say what became of a command: on ``events``, and in a list that stays for those who did not listen."""
+        async with redis_faults("answer"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.publish(self.key("events"), text)
+            pipe.lpush(self.key("answers"), text)
+            pipe.ltrim(self.key("answers"), 0, ANSWERS_KEPT - 1)
+            await pipe.execute()
+
+
+def _refusal(reason: str, authority: Authority, change: Change) -> LeaseLost | StaleEpoch | VersionConflict:
+    if reason == "conflict":
+        return VersionConflict(
+            model=change.model, version=int(change.version or 0), known="other bytes", offered=change.digest or ""
+        )
+    if reason == "id":
+        return StaleEpoch(offered=change.id.epoch, accepted=-1)
+    return LeaseLost(epoch=authority.epoch, holder="another node, or none")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, bytes) or len(value) > MAX_FIELD_BYTES:
+        raise ValueError("not a short text")
+    return value.decode()
+
+
+def _text_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {_text(key): _text(value) for key, value in fields.items()}
+
+
+def _entry_id(value: Any) -> EntryId:
+    try:
+        return EntryId.parse(_text(value))
+    except (BadName, ValueError) as error:
+        raise MalformedMessage(what="log id", reason=str(error)) from error
+
+
+def _legal(name: str) -> ModelName | None:
+    # A name that could not be a directory is nobody's model: it is passed over, not obeyed.
+    try:
+        return model_name(name)
+    except BadName:
+        return None
+
+
+def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeReport:
+    last_seen_s = max(0.0, NODE_EXPIRY_S - ttl_ms / 1000) if isinstance(ttl_ms, int) and ttl_ms > 0 else NODE_EXPIRY_S
+    try:
+        fields = _text_fields(raw)
+        models = status.parse_node_models(canonical.decode(fields.get("models", "{}").encode(), "node report"))
+        extra = json.loads(fields.get("extra", "{}"))
+        if not isinstance(extra, dict):
+            raise ValueError("extra is not an object")
+    except (MalformedMessage, ValueError) as error:
+        return NodeReport(name, "replica", "", "unreadable", last_seen_s, extra={"error": str(error)[:200]})
+    return NodeReport(
+        id=str(node_id(name)),
+        role=fields.get("role", "replica"),
+        url=fields.get("url", ""),
+        state=fields.get("state", "unknown"),
+        last_seen_s=last_seen_s,
+        models=models,
+        extra=extra,
+    )
