@@ -114,6 +114,15 @@ class EmbeddedRedisFailed(LocalFault):
     log: str
 
 
+@dataclass(eq=False)
+class CannotListen(LocalFault):
+    """The address cannot be listened on: another process has it, or it is not of this host; see `node.listen`."""
+
+    retryable: ClassVar[bool] = False
+    address: str
+    reason: str
+
+
 # --- source faults: what lies in the models directory or was uploaded ---------------------------------------------
 
 
