@@ -47,6 +47,8 @@ class ModelRecord:
     pinned: Version | None = None
     aliases: Mapping[str, Version] = field(default_factory=dict)
     versions: Mapping[Version, VersionRecord] = field(default_factory=dict)
+    deleted: frozenset[Version] = frozenset()
+    """Numbers an operator deleted: what tells a deleted version from one that another node never heard of."""
 
     @property
     def wanted(self) -> Version | None:
@@ -174,28 +176,31 @@ def deleted(record: ModelRecord, number: Version, at: EntryId) -> ModelRecord:
     for holds, reason in reasons:
         if holds:
             raise PolicyRefusal(reason=f"version {number} of {record.name} cannot be deleted: {reason}")
-    return replace(record, id=at, versions={n: v for n, v in record.versions.items() if n != number})
+    rest = {n: v for n, v in record.versions.items() if n != number}
+    gone = sorted(record.deleted | {number})[-MAX_VERSIONS:]
+    return replace(record, id=at, versions=rest, deleted=frozenset(gone))
 
 
 def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
-    """Two copies of one record as one: the later change decides the wishes; versions of either are kept.
+    """Of two copies of one record the later: ids order all changes, so it knows everything that still holds."""
+    return theirs if theirs.id > ours.id else ours
 
-    Raises:
-        VersionConflict: one number with two digests; the caller raises the alarm and keeps its own.
+
+def orphaned(ours: ModelRecord, theirs: ModelRecord) -> dict[Version, VersionRecord]:
+    """Versions of ours that a later record does not know: published by a primary whose last writes were lost.
+
+    Deleted ones and those older than all that the later record keeps are not orphans.
     """
-    later, earlier = (theirs, ours) if theirs.id > ours.id else (ours, theirs)
-    for number in ours.versions.keys() & theirs.versions.keys():
-        if ours.versions[number].digest != theirs.versions[number].digest:
-            raise VersionConflict(
-                model=ours.name,
-                version=number,
-                known=str(ours.versions[number].digest),
-                offered=str(theirs.versions[number].digest),
-            )
-    if later.id == earlier.id and later == earlier:
-        return ours
-    head = max((h for h in (ours.head, theirs.head) if h is not None), default=None)
-    return _bounded(replace(later, head=head, versions={**earlier.versions, **later.versions}))
+    if theirs.id <= ours.id:
+        return {}
+    oldest = min(theirs.versions, default=0)
+    return {
+        number: entry
+        for number, entry in ours.versions.items()
+        if number not in theirs.deleted
+        and number >= oldest
+        and (number not in theirs.versions or theirs.versions[number].digest != entry.digest)
+    }
 
 
 # --- the fields, in Redis and on disk --------------------------------------------------------------------------------
@@ -209,6 +214,7 @@ def to_fields(record: ModelRecord) -> dict[str, str]:
         "desired": str(record.desired or ""),
         "pinned": str(record.pinned or ""),
         "aliases": canonical.encode(dict(record.aliases)).decode(),
+        "deleted": canonical.encode(sorted(record.deleted)).decode(),
     }
     fields.update((f"v:{number}", _version_text(entry)) for number, entry in record.versions.items())
     return fields
@@ -240,6 +246,7 @@ def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
             pinned=_optional_version(fields.get("pinned", "")),
             aliases=_parse_aliases(fields.get("aliases", "{}")),
             versions=versions,
+            deleted=_parse_deleted(fields.get("deleted", "[]")),
         )
     except BadName as error:
         raise MalformedMessage(what=f"record of model {name}", reason=str(error)) from error
@@ -254,6 +261,13 @@ def _parse_aliases(text: str) -> dict[str, Version]:
     if not isinstance(value, dict):
         raise MalformedMessage(what="aliases", reason="not an object")
     return {alias_name(key): version(number) for key, number in value.items()}
+
+
+def _parse_deleted(text: str) -> frozenset[Version]:
+    value = canonical.decode(text.encode(), "deleted versions", max_bytes=1 << 16)
+    if not isinstance(value, list):
+        raise MalformedMessage(what="deleted versions", reason="not a list")
+    return frozenset(version(number) for number in value)
 
 
 def _parse_version(text: str) -> VersionRecord:

@@ -1,8 +1,8 @@
 """Pulling bytes from a peer into the store: steps 1 to 3 of an activation.
 
 A thread with a plain socket receives into one reused buffer; recv, BLAKE3 and pwrite all release the GIL, so
-several pulls and the event loop run beside each other. aiohttp's stream was the alternative: it hands out a new bytes object for
-each read, on the event loop's own thread. Nothing counts until its chunk's digest was checked.
+several pulls and the event loop run beside each other. aiohttp's stream was the alternative: it hands out a new bytes
+object for each read, on the event loop's own thread. Nothing counts until its chunk's digest was checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial as partial_call
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,7 @@ from modelsync.core.transfer import Run, runs
 from modelsync.edges import durable
 from modelsync.edges.durable import local_faults
 from modelsync.edges.store import Store
+from modelsync.ports import Peer, Progress
 
 Answer = TypeVar("Answer")
 
@@ -35,25 +36,6 @@ TIMEOUT_S = 10.0
 """Silence on a connection for this long means another peer is asked."""
 _WRITEBACK_BYTES = 32 << 20
 _IDLE_CONNECTIONS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A host to pull from; its id is what a log blames."""
-
-    id: str
-    url: str
-
-
-@dataclass
-class Progress:
-    """Counters of one pull, written by its threads and read by anyone."""
-
-    total_bytes: int = 0
-    done_bytes: int = 0
-    wire_bytes: int = 0
-    blamed: list[ModelsyncError] = field(default_factory=list)
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)

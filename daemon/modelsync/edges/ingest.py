@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -26,14 +26,32 @@ _WRITEBACK_BYTES = 32 << 20
 """How much is dirtied before write-back is started: large enough for whole extents, small against a disk's queue."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
-    """The files of a version, all of them durable in the store."""
+class IngestingStore(Store):
+    """The store with its ways in: from the models directory and from finished uploads."""
 
-    files: tuple[FileEntry, ...]
+    def ingest(self, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
+        """Copy the files of one version into the store; see ``ingest``."""
+        return ingest(self, root, sources)
+
+    def survey(self, root: Path) -> tuple[SourceFile, ...]:
+        """Every regular file below a directory of our own. Raises NotAModel for anything else that lies there."""
+        found = []
+        with local_faults(root, "survey"):
+            for directory, _, names in os.walk(root):
+                for name in names:
+                    path = Path(directory) / name
+                    found.append(_surveyed(path, str(path.relative_to(root))))
+        return tuple(sorted(found, key=lambda item: item.path))
 
 
-def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> Ingested:
+def _surveyed(path: Path, relative: str) -> SourceFile:
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise NotAModel(path=relative, reason="not a regular file")
+    return SourceFile(relative, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode)
+
+
+def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
     """Copy the files of one version into the store.
 
     Args:
@@ -61,7 +79,7 @@ def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> Ingested:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-    return Ingested(tuple(_with_chunk_list(store, entry) for _, entry in staged))
+    return tuple(_with_chunk_list(store, entry) for _, entry in staged)
 
 
 def _with_chunk_list(store: Store, entry: FileEntry) -> FileEntry:
@@ -110,8 +128,8 @@ def _open_source(path: Path) -> int:
 def _require_unchanged(descriptor: int, path: Path, source: SourceFile) -> None:
     # Size, times and inode together: the scan has already refused links that leave the directory, and a file put in
     # its place since then has another inode.
-    stat = os.fstat(descriptor)
-    seen = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    info = os.fstat(descriptor)
+    seen = (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
     if seen != (source.size_bytes, source.mtime_ns, source.ctime_ns, source.inode):
         raise SourceChanged(path=str(path))
 

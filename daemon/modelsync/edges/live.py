@@ -8,28 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from modelsync.core import canonical
 from modelsync.core.errors import BadName, LayoutCorrupt, MalformedMessage
-from modelsync.core.ids import Digest, EntryId, ModelName, Version, model_name, version
+from modelsync.core.ids import Digest, EntryId, ModelName, model_name, version
 from modelsync.edges import durable
 from modelsync.edges.durable import local_faults
-
-
-@dataclass(frozen=True, slots=True)
-class ActiveRecord:
-    """STATE/active/NAME.json: what this host means to run, fsynced before `current` is touched."""
-
-    model: ModelName
-    version: Version
-    digest: Digest
-    id: EntryId
-    """The catalog change that made it wanted: this host's high-water mark for the model."""
-    since_ms: int
-    previous_version: Version | None = None
-    previous_digest: Digest | None = None
+from modelsync.ports import ActiveRecord
 
 
 class Live:
@@ -75,7 +61,7 @@ class Live:
     def switch(self, record: ActiveRecord) -> None:
         """Make a whole, durable tree the one that `current` means.
 
-        Raises: DiskFull, DiskFailed: `current` still points to the old tree, or already to the new one; either is whole.
+        Raises: DiskFull, DiskFailed: `current` still points to the old tree, or to the new one; either is whole.
         """
         directory = self._live / record.model
         with local_faults(directory, "switch current"):

@@ -87,7 +87,7 @@ class Store:
             durable.replace_file(path, FORMAT.encode())
         found = path.read_bytes()[:80].decode(errors="replace").strip()
         if found != FORMAT:
-            reason = f"its format is {found!r} and this release writes {FORMAT}; run the release that wrote it, or move it away"
+            reason = f"its format is {found!r}, this release writes {FORMAT}: run the release that wrote it"
             raise LayoutCorrupt(path=str(path), reason=reason)
 
     def _make_shards(self) -> None:
@@ -206,6 +206,13 @@ class Store:
                 _remove(Path(entry.path))
             os.rename(path, self.quarantine / durable.temporary_name(path.name).removesuffix(".tmp"))
 
+    def new_staging(self) -> Path:
+        """A fresh directory in tmp/ for one upload; the caller removes it. Raises DiskFull, DiskFailed."""
+        path = self.new_temporary("upload")
+        with local_faults(path, "mkdir"):
+            os.mkdir(path, 0o700)
+        return path
+
     # --- trees ------------------------------------------------------------------------------------------------------
 
     def tree_path(self, name: ModelName, digest: Digest) -> Path:
@@ -268,6 +275,13 @@ class Store:
             return all((root / entry.path).stat().st_size == entry.size_bytes for entry in version.files)
         except OSError:
             return False
+
+    def discard_tree(self, name: ModelName, digest: Digest) -> None:
+        """Remove a tree that is not whole, so that it is built again from verified objects. Raises DiskFailed."""
+        aside = self.new_temporary("broken")
+        with local_faults(self.trees, "discard a tree"), contextlib.suppress(FileNotFoundError):
+            os.rename(self.tree_path(name, digest), aside)
+            _remove(aside)
 
     def verify_tree(self, version: Manifest, digest: Digest) -> None:
         """Read every byte of a tree again. Raises DigestMismatch, DiskFailed."""
