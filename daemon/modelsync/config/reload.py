@@ -1,0 +1,70 @@
+"""What an edit of the configuration changed, and how much of it a running daemon takes on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+
+from modelsync.config.reading import dotted
+from modelsync.config.schema import Config
+
+_LIVE_KEYS = frozenset(
+    {
+        "fleet.poll_s",
+        "node.priority",
+        "node.nofailover",
+        "models.settle_s",
+        "models.keep",
+        "models.include",
+        "models.exclude",
+        "transfer.rate_limit_bytes_per_s",
+        "transfer.concurrency",
+    }
+)
+_LIVE_SECTIONS = frozenset({"pins", "model"})
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Dotted keys that differ, sorted. ``live`` ones are taken on at once, the others at the next start."""
+
+    live: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def differences(old: Config, new: Config) -> Differences:
+    """Which keys an edit changed, split by whether they need a restart."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return Differences(
+        live=tuple(key for key in changed if _is_live(key)),
+        restart=tuple(key for key in changed if not _is_live(key)),
+    )
+
+
+def in_force(old: Config, new: Config) -> Config:
+    """The configuration of a daemon that was started with ``old`` and has just read ``new``."""
+    return replace(
+        old,
+        fleet=replace(old.fleet, poll_s=new.fleet.poll_s),
+        node=replace(old.node, priority=new.node.priority, nofailover=new.node.nofailover),
+        models=replace(new.models, watch=old.models.watch),
+        transfer=new.transfer,
+        pins=new.pins,
+        model=new.model,
+    )
+
+
+def _is_live(key: str) -> bool:
+    return key in _LIVE_KEYS or key.partition(".")[0] in _LIVE_SECTIONS
+
+
+def _flat(value: object, *path: str) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _flat(each, *path, key)
+    elif is_dataclass(value) and not isinstance(value, type) and path != ("node", "listen"):
+        for field in fields(value):
+            yield from _flat(getattr(value, field.name), *path, field.name)
+    else:
+        yield dotted(*path), value

@@ -1,0 +1,122 @@
+"""What a configuration is: one frozen record per section, with every default.
+
+Each component receives its own section and never the tree. Units stand last in a key's name. This file must not
+know how the values were written down; ``parse`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from modelsync.core.ids import FleetName, ModelName, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host name or IP address, and a port from 1 to 65535."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSection:
+    """Which fleet this node belongs to, and where its Redis is."""
+
+    name: FleetName
+    redis: str
+    """``redis://``, ``rediss://``, ``unix://``, ``sentinel://h1,h2/master``, or ``embedded``."""
+    poll_s: float = 5.0
+    """The catalog is read this often even if every announcement is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSection:
+    """This host: its name, its addresses, its directories and its part in elections."""
+
+    id: NodeId
+    listen: Address
+    advertise: str
+    """The URL under which other nodes reach this one, without a slash at the end."""
+    state_dir: Path = Path("/var/lib/modelsync/state")
+    live_dir: Path = Path("/var/lib/modelsync/live")
+    role: Literal["auto", "replica"] = "auto"
+    """``replica``: never a candidate and never watches a models directory."""
+    priority: int = 100
+    """Among candidates that hold the same versions, the higher one becomes primary."""
+    nofailover: bool = False
+    """Not to be promoted for now, for instance while the host is being serviced."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSection:
+    """The models directory, and how much history is kept."""
+
+    watch: Path | None = None
+    settle_s: float = 2.0
+    """A copy that was not renamed into place is complete after nothing changed for this long."""
+    keep: int = 5
+    """Versions retained per model, beside the active, the previous and pinned ones."""
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    """Shell patterns over names of models; ``exclude`` wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSection:
+    """The right to be primary. ``ttl_s`` is at least four times ``heartbeat_s``."""
+
+    ttl_s: float = 3.0
+    heartbeat_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSection:
+    """How much of the network this node takes."""
+
+    rate_limit_bytes_per_s: int = 0
+    """0: no limit."""
+    concurrency: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySection:
+    """Files that hold secrets; their contents are read by ``read_secret`` and never kept here."""
+
+    token_file: Path | None = None
+    redis_password_file: Path | None = None
+    redis_tls_ca_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSection:
+    """What differs for one model. None: as in ``[models]``."""
+
+    keep: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole configuration, checked."""
+
+    fleet: FleetSection
+    node: NodeSection
+    models: ModelsSection = ModelsSection()
+    lease: LeaseSection = LeaseSection()
+    transfer: TransferSection = TransferSection()
+    security: SecuritySection = SecuritySection()
+    pins: Mapping[ModelName, int | str] = field(default_factory=lambda: MappingProxyType({}))
+    """This host's own pins: a version, or an alias that is resolved when it is used."""
+    model: Mapping[ModelName, ModelSection] = field(default_factory=lambda: MappingProxyType({}))
+
+    def keep(self, name: ModelName) -> int:
+        """How many versions of this model to retain."""
+        own = self.model[name].keep if name in self.model else None
+        return self.models.keep if own is None else own
