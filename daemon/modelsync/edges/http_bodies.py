@@ -1,21 +1,19 @@
 """Reading request bodies with limits on size, time and pace.
 
-This file alone decides how long a sender may take and how small JSON from outside is parsed. What the bytes mean, the
-routes decide.
+This file alone decides how long a sender may take. What the bytes mean, the routes decide.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from modelsync.core import canonical
 from modelsync.core.errors import MalformedMessage
+from modelsync.edges.http_json import json_object
 
 MAX_JSON_BYTES = 64 << 10
 """A command is 4 KiB at most; a promise far less."""
@@ -80,38 +78,3 @@ async def json_body(request: web.Request, pace: BodyPace) -> dict[str, Any]:
         raise too_large(MAX_JSON_BYTES, request.content_length)
     data = b"".join([block async for block in blocks(request, max_bytes=MAX_JSON_BYTES, pace=pace)])
     return json_object(data, "request body") if data.strip() else {}
-
-
-def json_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse one JSON object written by a person or a program: floats are allowed, two spellings of a key are not.
-
-    Raises:
-        MalformedMessage: not UTF-8, not an object, duplicate keys, NaN, nested too deeply, integers beyond 2^53.
-    """
-    try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_whole)
-        canonical.encode(canonical.with_floats_tagged(value))
-    except RecursionError as error:
-        raise MalformedMessage(what=what, reason="nested too deeply") from error
-    except ValueError as error:
-        raise MalformedMessage(what=what, reason=str(error)[:200]) from error
-    if not isinstance(value, dict):
-        raise MalformedMessage(what=what, reason="it is not a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return result
-
-
-def _refuse(text: str) -> Any:
-    raise ValueError(f"{text} is not a number that JSON has")
-
-
-def _whole(text: str) -> int:
-    if len(text) > 17:  # int() of thousands of digits is quadratic; 2^53 has 16
-        raise ValueError("an integer is beyond 2^53-1")
-    return int(text)

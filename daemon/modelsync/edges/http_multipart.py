@@ -82,7 +82,7 @@ class MultipartParser:
 
     def _preamble(self) -> Iterator[Event]:
         at = self._buffer.find(self._delimiter)
-        if max(at, len(self._buffer) - len(self._delimiter)) > MAX_PREAMBLE_BYTES:
+        if (at if at >= 0 else len(self._buffer) - len(self._delimiter)) > MAX_PREAMBLE_BYTES:
             raise _malformed("it does not begin with its boundary")
         if at >= 0:
             del self._buffer[: at + len(self._delimiter)]
@@ -106,7 +106,7 @@ class MultipartParser:
 
     def _head(self) -> Iterator[Event]:
         end = self._buffer.find(b"\r\n\r\n")
-        if max(end, len(self._buffer) - 4 if end < 0 else 0) > MAX_HEAD_BYTES:
+        if (end if end >= 0 else len(self._buffer) - 4) > MAX_HEAD_BYTES:
             raise _malformed(f"the head of a part is larger than {MAX_HEAD_BYTES} bytes")
         if end >= 0:
             head = bytes(self._buffer[2 : end + 2])

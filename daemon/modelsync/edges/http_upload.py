@@ -20,6 +20,7 @@ from modelsync.core.manifest import MAX_TEXT_BYTES
 from modelsync.edges import http_bodies
 from modelsync.edges.http_answers import json_answer, to_primary
 from modelsync.edges.http_bodies import BodyPace
+from modelsync.edges.http_json import json_object
 from modelsync.edges.http_limits import HttpLimits
 from modelsync.edges.http_multipart import boundary_of
 from modelsync.edges.http_staging import FIELDS, FileSink, MultipartSink, Staging
@@ -145,7 +146,7 @@ def _upload(request: web.Request, name: ModelName, staging: Staging, sink: FileS
         note=_short(fields, "note"),
         author=_short(fields, "author"),
         version=_version(fields),
-        metadata=http_bodies.json_object(fields["metadata"].encode(), "metadata") if fields.get("metadata") else None,
+        metadata=json_object(fields["metadata"].encode(), "metadata") if fields.get("metadata") else None,
     )
 
 
