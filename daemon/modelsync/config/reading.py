@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -138,7 +137,7 @@ class Section:
         value = self._typed(key, None, (int, float), right)
         if value is None:
             return default
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:  # NaN lies within nothing
             self.fault(key, f"is {described(value)}; {right} would be right")
             return default
         return float(value)
