@@ -5,7 +5,7 @@ Nothing is decided here. Every method says what it raises, in the words of ``cor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any, Protocol
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
+from modelsync.core.layout import Entry, SourceFile as SourceFile
 from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.core.settle import SourceEvent, Writers
 from modelsync.core.status import NodeReport
 
 
@@ -107,6 +109,9 @@ class EpochLedger(Protocol):
     def members(self) -> frozenset[str]:
         """The known members of the fleet, this node among them."""
 
+    def set_applied(self, at: EntryId) -> None:
+        """Remember the last catalog change seen; it never goes down."""
+
     def accept(self, epoch: int, holder: str, nonce: str) -> None:
         """Remember a grant. Raises StaleEpoch below the highest accepted, or at it with another holder or nonce."""
 
@@ -185,19 +190,6 @@ class NodeApi(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One regular file of a source as a scan saw it. Any field that differs later means that it changed."""
-
-    path: str
-    """Relative to the source's root, ``/``-separated; for a single-file model its own name."""
-    size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    mode: int
-
-
-@dataclass(frozen=True, slots=True)
 class ReadySource:
     """A complete version in the models directory, ready to be ingested."""
 
@@ -209,6 +201,9 @@ class ReadySource:
     files: tuple[SourceFile, ...]
     arrived: str
     """``event``: seen to arrive; ``scan``: found lying there at a start or rescan."""
+    key: str = ""
+    """Its path relative to the models directory (``fraud``, ``fraud/12``, ``fraud.joblib``): what its signature is
+    remembered by."""
 
 
 class Sources(Protocol):
@@ -219,7 +214,50 @@ class Sources(Protocol):
     def refusals(self) -> Mapping[str, str]:
         """Path to reason, for everything that lies there and is not published; bounded."""
 
+    def request_rescan(self) -> None:
+        """Look at everything again soon."""
+
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one scan saw. ``identity`` is None, and everything else empty, where there is no models directory."""
+
+    identity: tuple[int, int] | None = None
+    """Device and inode of the models directory: another pair is another directory."""
+    top: tuple[Entry, ...] = ()
+    """Every name in the directory itself."""
+    trees: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
+    """What lies below the entries that were asked for and are there, by their names."""
+    capacity_bytes: int = 0
+    """The size of the file system."""
+
+
+class Scanner(Protocol):
+    """Reads the models directory. Its methods block; each raises LocalFault where the disk does not answer."""
+
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the directory that is there now, or None."""
+
+    def scan(self, entries: Collection[str] | None) -> Listing:
+        """List the directory, and what is below these entries; None: below all."""
+
+    def writers(self, paths: Sequence[str]) -> Writers:
+        """Ask the kernel who has these files open for writing."""
+
+
+class Watch(Protocol):
+    """Reports what happens in the models directory, from threads of its own. Its methods block."""
+
+    def start(self, heard: Callable[[SourceEvent], None]) -> None:
+        """Watch the directory that is there now. Raises WatchUnavailable; nothing is then watched."""
+
+    def stop(self) -> None:
+        """Stop; nothing is reported afterwards. Harmless when it was not started."""
+
+    def alive(self) -> bool:
+        """Whether events can still arrive."""
 
 
 # --- catalog ----------------------------------------------------------------------------------------------------
@@ -370,3 +408,25 @@ class CatalogDisk(Protocol):
     def load_sources(self) -> dict[str, tuple[SourceFile, ...]]: ...
 
     def save_sources(self, sources: Mapping[str, tuple[SourceFile, ...]]) -> None: ...
+
+
+# --- the bus ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """Something was announced, or the subscription is new: reread."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHeard:
+    """A command on ``control``, as it was typed."""
+
+    text: str
+
+
+class Bus(Protocol):
+    """The subscription."""
+
+    def listen(self) -> AsyncIterator[Woken | CommandHeard]:
+        """Yield until the connection fails. Raises RedisUnavailable, RedisRefused: call again after a pause."""

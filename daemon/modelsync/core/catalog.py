@@ -186,6 +186,11 @@ def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
     return theirs if theirs.id > ours.id else ours
 
 
+def reissued(record: ModelRecord, at: EntryId) -> ModelRecord:
+    """The same record under a new id, to be written to a Redis that has lost it."""
+    return replace(record, id=at)
+
+
 def orphaned(ours: ModelRecord, theirs: ModelRecord) -> dict[Version, VersionRecord]:
     """Versions of ours that a later record does not know: published by a primary whose last writes were lost.
 

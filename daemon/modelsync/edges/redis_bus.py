@@ -9,27 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import FleetName
 from modelsync.core.messages import MAX_ANNOUNCEMENT_BYTES
-from modelsync.edges.redis_catalog import redis_faults
+from modelsync.edges.redis_connect import redis_faults
+from modelsync.ports import CommandHeard, Woken
 
 PING_EVERY_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Woken:
-    """Something was announced, or the subscription is new: reread."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommandHeard:
-    """A command on ``control``, as it was typed."""
-
-    text: str
 
 
 class RedisBus:

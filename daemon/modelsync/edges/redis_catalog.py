@@ -6,13 +6,10 @@ PROTOCOL.md section 4.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
-
-from redis import exceptions as faults
 
 from modelsync.core import canonical, catalog, status
 from modelsync.core.catalog import ModelRecord
@@ -20,13 +17,12 @@ from modelsync.core.errors import (
     BadName,
     LeaseLost,
     MalformedMessage,
-    RedisRefused,
-    RedisUnavailable,
     StaleEpoch,
     VersionConflict,
 )
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
 from modelsync.core.status import NodeReport
+from modelsync.edges.redis_connect import redis_faults
 from modelsync.ports import Authority, Change
 
 NODE_EXPIRY_S = 3600
@@ -35,19 +31,6 @@ LOG_READ = 1000
 MAX_HASH_FIELDS = 2000
 MAX_FIELD_BYTES = 1 << 20
 ANSWERS_KEPT = 100
-
-
-@contextlib.asynccontextmanager
-async def redis_faults(operation: str) -> AsyncIterator[None]:
-    """Translate redis-py's exceptions. Raises RedisUnavailable, RedisRefused."""
-    try:
-        yield
-    except (faults.ConnectionError, faults.TimeoutError, OSError) as error:
-        raise RedisUnavailable(operation=operation, reason=f"{type(error).__name__}: {error}"[:200]) from error
-    except faults.RedisError as error:
-        raise RedisRefused(operation=operation, reason=str(error)[:200]) from error
-    except (UnicodeDecodeError, ValueError) as error:
-        raise MalformedMessage(what=f"reply to {operation}", reason=str(error)[:200]) from error
 
 
 class RedisCatalog:
@@ -177,8 +160,11 @@ def _refusal(reason: str, authority: Authority, change: Change) -> LeaseLost | S
 
 def _text(value: Any) -> str:
     if not isinstance(value, bytes) or len(value) > MAX_FIELD_BYTES:
-        raise ValueError("not a short text")
-    return value.decode()
+        raise MalformedMessage(what="reply of Redis", reason="not a short text")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedMessage(what="reply of Redis", reason="not UTF-8") from error
 
 
 def _text_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
@@ -188,7 +174,7 @@ def _text_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
 def _entry_id(value: Any) -> EntryId:
     try:
         return EntryId.parse(_text(value))
-    except (BadName, ValueError) as error:
+    except BadName as error:
         raise MalformedMessage(what="log id", reason=str(error)) from error
 
 

@@ -1,0 +1,301 @@
+"""The composition root: builds one node out of its parts and runs it until it is told to stop.
+
+Nothing is decided here; this is the only place that knows every edge by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from modelsync import config as configuration
+from modelsync.config import Config
+from modelsync.core.errors import ConfigurationFault, PeerUnavailable
+from modelsync.core.ids import NodeId
+from modelsync.edges.catalog_files import CatalogFiles
+from modelsync.edges.clock import SystemClock
+from modelsync.edges.config_watch import ConfigWatch
+from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.fetch import Fetcher, RateLimiter
+from modelsync.edges.http_control import ControlClient
+from modelsync.edges.http_server import HttpServer
+from modelsync.edges.ingest import IngestingStore
+from modelsync.edges.live import Live
+from modelsync.edges.metrics import Metrics
+from modelsync.edges.redis_bus import RedisBus
+from modelsync.edges.redis_catalog import RedisCatalog
+from modelsync.edges.redis_connect import connect
+from modelsync.edges.redis_lease import RedisLease
+from modelsync.edges.scan import DirectoryScanner
+from modelsync.edges.state_file import StateFile
+from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
+from modelsync.edges.watch import InotifyWatch
+from modelsync.ports import Promise, SourceFile, Sources
+from modelsync.runtime.activator import Activator
+from modelsync.runtime.answers import NodeAnswers
+from modelsync.runtime.book import Book
+from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
+from modelsync.runtime.node import Identity, LiveSettings, Node
+from modelsync.runtime.office import Office
+from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.sources import SourceWatcher
+
+log = structlog.get_logger()
+
+RESCAN_S = 30.0
+LEASE_TIMEOUT_S = 0.3
+"""Renewals must fail long before the lease runs out; redis-py's own 5 s would not (LIBRARIES, redis)."""
+
+
+@dataclass
+class App:
+    """One daemon: its configuration, its parts, and how they end."""
+
+    config: Config
+    config_path: Path | None = None
+    on_ready: Callable[[App], None] = field(default=lambda app: None)
+    redis_url: str = ""
+    """Where Redis is, once it is known; for ``embedded`` the URL that others join by."""
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, and leave everything in order. Raises ModelsyncError."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        structlog.contextvars.bind_contextvars(fleet=self.config.fleet.name, node=self.config.node.id)
+        async with AsyncExitStack() as stack:
+            node = await self._start(stack)
+            notifier = SystemdNotifier()
+            await self._start_beside(stack, node, notifier)
+            notifier.ready(f"{node.identity.node} in fleet {node.identity.fleet}")
+            self.on_ready(self)
+            await node.run(stop)
+            notifier.stopping()
+
+    # --- building ----------------------------------------------------------------------------------------------------
+
+    async def _start(self, stack: AsyncExitStack) -> Node:
+        config = self.config
+        store = IngestingStore(config.node.state_dir)
+        await asyncio.to_thread(store.open)
+        stack.callback(store.close)
+        self.redis_url = self._redis(stack)
+        ledger = StateFile(config.node.state_dir / "state.json")
+        node = self._assemble(stack, store, ledger)
+        answers = NodeAnswers(node, Metrics(lambda: _snapshot(node)).render)
+        token = config.security.token_file
+        server = HttpServer(
+            answers,
+            host=config.node.listen.host,
+            port=config.node.listen.port,
+            token=configuration.read_secret(token, "security.token_file") if token else None,
+            node=config.node.id,
+            fleet=config.fleet.name,
+        )
+        await server.start()
+        stack.push_async_callback(server.stop)
+        await node.load()
+        return node
+
+    def _redis(self, stack: AsyncExitStack) -> str:
+        if self.config.fleet.redis != "embedded":
+            return self.config.fleet.redis
+        embedded = EmbeddedRedis(self.config.node.state_dir / "redis", die_with_parent=True)
+        url = embedded.start()
+        stack.callback(embedded.stop)
+        return url
+
+    def _client(self, timeout_s: float) -> Any:
+        security = self.config.security
+        password = security.redis_password_file
+        ca_file = security.redis_tls_ca_file
+        return connect(
+            self.redis_url,
+            timeout_s=timeout_s,
+            password=configuration.read_secret(password, "security.redis_password_file") if password else None,
+            tls_ca_file=str(ca_file) if ca_file else None,
+        )
+
+    def _assemble(self, stack: AsyncExitStack, store: IngestingStore, ledger: StateFile) -> Node:
+        config, clock = self.config, SystemClock()
+        identity = Identity(config.fleet.name, config.node.id, config.node.advertise)
+        catalog = RedisCatalog(self._client(2.0), identity.fleet)
+        bus = RedisBus(self._client(10.0), identity.fleet)
+        lease = RedisLease(self._client(LEASE_TIMEOUT_S), identity.fleet, identity.node, identity.url)
+        for part in (catalog, bus, lease):
+            stack.push_async_callback(part.close)
+        disk = CatalogFiles(config.node.state_dir)
+        live = Live(config.node.live_dir, store.trees, config.node.state_dir)
+        live.open()
+        book = Book(catalog, disk, ledger)
+        self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
+        fetcher = Fetcher(store, self.limiter)
+        stack.callback(fetcher.close)
+        token = config.security.token_file
+        control = ControlClient(configuration.read_secret(token, "security.token_file") if token else None)
+        stack.push_async_callback(control.close)
+        elector = Elector(
+            identity=ElectorIdentity(identity.node, identity.url),
+            settings=ElectorSettings(
+                ttl_s=config.lease.ttl_s,
+                heartbeat_s=config.lease.heartbeat_s,
+                role=config.node.role,
+                priority=config.node.priority,
+                nofailover=config.node.nofailover,
+            ),
+            coordinator=lease,
+            peers=_Promises(control, lambda node_id: _url_of(book, node_id)),
+            ledger=ledger,
+            clock=clock,
+        )
+        publisher = Publisher(
+            fleet=identity.fleet,
+            node=identity.node,
+            book=book,
+            catalog_=catalog,
+            store=store,
+            clock=clock,
+            authority=lambda: elector.authority,
+            on_published=lambda name: activator.wake([name]),
+        )
+        activator = Activator(
+            book=book,
+            store=store,
+            live=live,
+            puller=fetcher,
+            clock=clock,
+            peers=lambda name, number: node.peers(name, number),  # noqa: PLW0108  node is made last
+            on_change=lambda name, what, number: node.changed(name, what, number),  # noqa: PLW0108
+            concurrency=config.transfer.concurrency,
+        )
+        office = Office(
+            node=identity.node,
+            watch=config.models.watch,
+            publisher=publisher,
+            disk=disk,
+            open_sources=lambda known: self._sources(known, clock),
+        )
+        node = Node(
+            identity=identity,
+            settings=self._settings(None),
+            book=book,
+            catalog_=catalog,
+            bus=bus,
+            store=store,
+            activator=activator,
+            publisher=publisher,
+            office=office,
+            elector=elector,
+            clock=clock,
+        )
+        elector.on_promoted = node.promoted
+        elector.on_demoted = node.demoted
+        return node
+
+    @contextlib.asynccontextmanager
+    async def _sources(self, known: Mapping[str, tuple[SourceFile, ...]], clock: SystemClock) -> AsyncIterator[Sources]:
+        models = self.config.models
+        assert models.watch is not None
+        watcher = SourceWatcher(
+            root=models.watch,
+            settle_s=models.settle_s,
+            rescan_s=RESCAN_S,
+            include=models.include,
+            exclude=models.exclude,
+            known=known,
+            scanner=DirectoryScanner(models.watch),
+            watch=InotifyWatch(models.watch),
+            clock=clock,
+        )
+        async with watcher:
+            yield watcher
+
+    def _settings(self, fault: str | None) -> LiveSettings:
+        return LiveSettings(
+            poll_s=self.config.fleet.poll_s, pins=self.config.pins, keep=self.config.keep, config_error=fault
+        )
+
+    # --- beside the node ---------------------------------------------------------------------------------------------
+
+    async def _start_beside(self, stack: AsyncExitStack, node: Node, notifier: SystemdNotifier) -> None:
+        tasks = [asyncio.create_task(_feed_watchdog(node, notifier), name="watchdog")]
+        if self.config_path is not None:
+            watch = ConfigWatch(self.config_path)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.poke)
+            tasks.append(asyncio.create_task(self._reload(node, watch, notifier), name="config"))
+
+        async def end() -> None:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        stack.push_async_callback(end)
+
+    async def _reload(self, node: Node, watch: ConfigWatch, notifier: SystemdNotifier) -> None:
+        """Take on each edit; a bad one leaves the last good configuration in force and says so."""
+        assert self.config_path is not None
+        async for _ in watch.changes():
+            notifier.reloading()
+            fault: str | None = None
+            try:
+                new = configuration.load(self.config_path)
+                changed = configuration.differences(self.config, new)
+                self.config = configuration.in_force(self.config, new)
+                if changed.restart:
+                    fault = f"{', '.join(changed.restart)}: changed in the file, and taken on at the next restart"
+                log.info("config.reloaded", live=list(changed.live), restart=list(changed.restart))
+            except ConfigurationFault as error:
+                fault = str(error)
+                log.error("config.refused", error=fault, next="the last good configuration stays in force")
+            self.limiter.rate_bytes_per_s = self.config.transfer.rate_limit_bytes_per_s
+            node.reload(self._settings(fault))
+            notifier.ready("configuration fault" if fault else "configuration reloaded")
+
+
+class _Promises:
+    """Asks other members for promises over HTTP."""
+
+    def __init__(self, control: ControlClient, url_of: Callable[[NodeId], str | None]) -> None:
+        self._control = control
+        self._url_of = url_of
+
+    async def promise(self, node: NodeId, epoch: int, holder: NodeId, nonce: str) -> Promise:
+        url = self._url_of(node)
+        if url is None:
+            raise PeerUnavailable(peer=node, reason="its address is not known")
+        return await self._control.promise(url, epoch, holder, nonce)
+
+
+def _url_of(book: Book, node: NodeId) -> str | None:
+    return next((report.url for report in book.nodes if report.id == node and report.url), None)
+
+
+async def _feed_watchdog(node: Node, notifier: SystemdNotifier) -> None:
+    """Tell systemd that the election loop turns; when it has not, silence brings the restart."""
+    interval_s = watchdog_interval_s()
+    if interval_s is None:
+        return
+    while True:
+        if node.clock.boottime_s() - node.elector.beat < interval_s:
+            notifier.watchdog()
+        await asyncio.sleep(interval_s / 4)
+
+
+def _snapshot(node: Node) -> dict[str, Any]:
+    return {
+        "primary": node.elector.authority is not None,
+        "epoch": node.elector.epoch,
+        "redis_up": node.redis_error is None,
+        "config_ok": node.settings.config_error is None,
+        "models": node.activator.report(),
+        "transfers": node.activator.transfers(),
+    }

@@ -1,0 +1,140 @@
+"""How a command reaches a fleet: through the daemon of this host, or through Redis and whichever daemon answers.
+
+Reading works with Redis alone; whatever changes something is asked of a daemon, which passes it on to the primary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modelsync import config as configuration
+from modelsync.config import Config
+from modelsync.core import status
+from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
+from modelsync.core.ids import FleetName, ModelName, Version, fleet_name
+from modelsync.edges.http_control import ControlClient
+from modelsync.edges.redis_catalog import RedisCatalog
+from modelsync.edges.redis_connect import connect
+from modelsync.edges.redis_lease import RedisLease
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the options of the command line named."""
+
+    config_file: str
+    redis: str | None
+    fleet: str
+
+    def config(self) -> Config:
+        """This host's configuration. Raises ConfigurationFault."""
+        return configuration.load(Path(self.config_file))
+
+
+class Access:
+    """One fleet, for one command."""
+
+    def __init__(self, control: ControlClient, local_url: str | None, redis_url: str | None, fleet: FleetName) -> None:
+        self._control = control
+        self._local_url = local_url
+        self._redis_url = redis_url
+        self._fleet = fleet
+
+    async def status(self) -> dict[str, Any]:
+        """The status document: from a daemon, and where none answers, from what Redis has."""
+        if self._local_url is not None:
+            try:
+                return await self._control.status(self._local_url)
+            except RemoteFault:
+                if self._redis_url is None:
+                    raise
+        return await self._status_from_redis()
+
+    async def _status_from_redis(self) -> dict[str, Any]:
+        async with self._catalog() as catalog, self._lease() as lease:
+            view = await lease.read()
+            return status.document(
+                fleet=self._fleet,
+                epoch=view.epoch,
+                primary=view.holder if view.state == "held" else "",
+                redis="ok",
+                nodes=await catalog.nodes(),
+                models=[await catalog.model(name) for name in await catalog.model_names()],
+            )
+
+    @contextlib.asynccontextmanager
+    async def _catalog(self) -> AsyncIterator[RedisCatalog]:
+        assert self._redis_url is not None
+        catalog = RedisCatalog(connect(self._redis_url), self._fleet)
+        try:
+            yield catalog
+        finally:
+            await catalog.close()
+
+    @contextlib.asynccontextmanager
+    async def _lease(self) -> AsyncIterator[RedisLease]:
+        assert self._redis_url is not None
+        lease = RedisLease(connect(self._redis_url), self._fleet, "", "")
+        try:
+            yield lease
+        finally:
+            await lease.close()
+
+    async def ask(self, question: Callable[[ControlClient, str], Awaitable[Answer]]) -> Answer:
+        """Put a question to the first daemon that answers: this host's, else the primary, else any living node.
+
+        Raises: PeerUnavailable, NoPrimary, or what the daemon answered.
+        """
+        fault: RemoteFault = NoPrimary(fleet=self._fleet)
+        for url in await self._urls():
+            try:
+                return await question(self._control, url)
+            except PeerUnavailable as error:
+                fault = error
+        raise fault
+
+    async def _urls(self) -> list[str]:
+        if self._local_url is not None:
+            return [self._local_url]
+        async with self._catalog() as catalog, self._lease() as lease:
+            view = await lease.read()
+            nodes = [node for node in await catalog.nodes() if not node.lost and node.url]
+        primary = [view.url] if view.state == "held" and view.url else []
+        return [*primary, *(node.url for node in nodes if node.url not in primary)]
+
+    async def command(self, text: str) -> dict[str, Any]:
+        return await self.ask(lambda control, url: control.command(url, text))
+
+    async def model(self, name: ModelName) -> dict[str, Any]:
+        return await self.ask(lambda control, url: control.model(url, name))
+
+    async def manifest(self, name: ModelName, number: Version) -> bytes:
+        return await self.ask(lambda control, url: control.manifest(url, name, number))
+
+
+@contextlib.asynccontextmanager
+async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Access]:
+    """Reach the fleet that the command line names. Raises ConfigurationFault, BadName."""
+    token: str | None = None
+    if target.redis is not None:
+        local_url, redis_url, fleet = None, target.redis, fleet_name(target.fleet)
+    else:
+        config = target.config()
+        if config.security.token_file is not None:
+            token = configuration.read_secret(config.security.token_file, "security.token_file")
+        redis_url = None if config.fleet.redis == "embedded" else config.fleet.redis
+        local_url, fleet = config.node.advertise, config.fleet.name
+    async with ControlClient(token, timeout_s) as control:
+        yield Access(control, local_url, redis_url, fleet)
+
+
+def run(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run one command's work to its end."""
+    return asyncio.run(work)

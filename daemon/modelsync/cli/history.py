@@ -1,0 +1,105 @@
+"""``modelsync history`` and ``show``: who published what, when, why, and what has become of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelsync.cli.access import Access, Target, access, run
+from modelsync.cli.output import print_json, print_table, printable, size
+from modelsync.core import manifest as manifests
+from modelsync.core.errors import BadName, NoSuchVersion
+from modelsync.core.ids import ModelName, Version, model_name, version
+from modelsync.core.manifest import Manifest
+from modelsync.core.status import iso_time
+
+
+@click.command("history")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def history_command(target: Target, name: str, as_json: bool) -> None:
+    """List the versions of NAME, newest first."""
+
+    async def read() -> dict[str, Any]:
+        async with access(target) as fleet:
+            return await fleet.model(model_name(name))
+
+    versions = run(read())["history"]
+    if as_json:
+        print_json(versions)
+        return
+    rows = [
+        (v["version"], v["state"], v["created"], v["author"], size(v["size_bytes"]), v["digest"][:15], v["note"])
+        for v in versions
+    ]
+    print_table(("VERSION", "STATE", "CREATED", "AUTHOR", "SIZE", "DIGEST", "NOTE"), rows)
+
+
+@click.command("show")
+@click.argument("name")
+@click.argument("number", metavar="[VERSION]", required=False)
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def show_command(target: Target, name: str, number: str | None, as_json: bool) -> None:
+    """Show one version of NAME: its files, digests and metadata, and why each host runs what it runs.
+
+    Instead of NAME and VERSION a path such as LIVE/fraud/current says which version lies there.
+    """
+
+    real = Path(name).resolve()
+
+    async def read() -> dict[str, Any]:
+        async with access(target) as fleet:
+            model, wanted = (model_name(name), version(number)) if number else await _of_path(fleet, real)
+            value = _document(manifests.decode(await fleet.manifest(model, wanted)))
+            nodes = (await fleet.status())["nodes"]
+            why = {node["id"]: node["models"].get(model, {}).get("why", "") for node in nodes}
+            return {**value, "why": why}
+
+    value = run(read())
+    if as_json:
+        print_json(value)
+        return
+    for key in ("model", "version", "id", "created", "author", "note", "parent", "size_bytes", "metadata"):
+        click.echo(f"{key:12}{printable(value[key])}")
+    print_table(("FILE", "SIZE", "DIGEST"), [(f["path"], size(f["size_bytes"]), f["digest"]) for f in value["files"]])
+    for node, reason in value["why"].items():
+        click.echo(f"{node}: {printable(reason)}")
+
+
+async def _of_path(fleet: Access, path: Path) -> tuple[ModelName, Version]:
+    """The version whose tree a resolved path lies in, by the digest in the tree's name."""
+    for place in (path, *path.parents):
+        if len(place.name) == 64 and place.parent.parent.name == "store":
+            model = model_name(place.parent.name)
+            for entry in (await fleet.model(model))["history"]:
+                # The catalog lists manifests by digest, and a tree is named by its manifest's digest.
+                if entry["digest"] == f"b3:{place.name}":
+                    return model, version(entry["version"])
+            raise NoSuchVersion(reason=f"{path}: the fleet does not list this tree's version any more")
+    raise BadName(kind="version", value=str(path), rule="NAME VERSION, or a path below a live directory")
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "id": str(manifest.id),
+        "created": iso_time(manifest.created_ms),
+        "author": manifest.author,
+        "note": manifest.note,
+        "parent": str(manifest.parent) if manifest.parent else None,
+        "content": str(manifest.content),
+        "size_bytes": manifest.size_bytes,
+        "metadata": dict(manifest.metadata),
+        "files": [
+            {"path": f.path, "size_bytes": f.size_bytes, "mode": f"{f.mode:04o}", "digest": str(f.digest)}
+            for f in manifest.files
+        ],
+    }
+
+
+COMMANDS = (history_command, show_command)

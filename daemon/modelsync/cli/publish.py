@@ -1,0 +1,130 @@
+"""``modelsync publish``: upload a file or directory to the primary and wait until other hosts hold it."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelsync.cli.access import Access, Target, access, run
+from modelsync.cli.output import print_json, size
+from modelsync.core.errors import BadName, TimedOut
+from modelsync.core.ids import ModelName, Version, model_name, version
+from modelsync.edges.http_control import ControlClient
+
+POLL_S = 0.05
+
+
+@click.command("publish")
+@click.argument("name")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.option("--version", "number", metavar="N", help="Give the version this number; it must be above the head.")
+@click.option("--note", default="", help="What changed, for the history.")
+@click.option("--author", default=None, help="Who publishes; the login name if not given.")
+@click.option("--meta", type=click.Path(exists=True, path_type=Path), help="A JSON object of metadata.")
+@click.option(
+    "--wait",
+    "copies",
+    type=click.IntRange(0),
+    metavar="COPIES",
+    help="Return when that many nodes hold it; two if there are two.",
+)
+@click.option("--timeout", "timeout_s", default=60.0, show_default=True, metavar="S", help="For --wait.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def publish_command(
+    target: Target,
+    name: str,
+    path: Path,
+    number: str | None,
+    note: str,
+    author: str | None,
+    meta: Path | None,
+    copies: int | None,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Publish PATH, a file or a directory, as the next version of the model NAME."""
+    model, wanted = model_name(name), version(number) if number else None
+    metadata = _metadata(meta)
+
+    async def work() -> dict[str, Any]:
+        async with access(target, timeout_s=max(10.0, timeout_s)) as fleet:
+            bar = _Bar(quiet=as_json)
+
+            async def upload(control: ControlClient, url: str) -> dict[str, Any]:
+                return await control.publish(
+                    url, model, path, note=note, author=author or getpass.getuser(), version=wanted, metadata=metadata,
+                    progress=bar.show,
+                )  # fmt: skip
+
+            published = await fleet.ask(upload)
+            bar.end()
+            held = await _await_copies(fleet, model, Version(published["version"]), copies, timeout_s)
+            return {**published, "copies": held}
+
+    result = run(work())
+    if as_json:
+        print_json(result)
+        return
+    what = "is unchanged: these bytes are already" if result["unchanged"] else "published as"
+    click.echo(
+        f"{model} {what} version {result['version']} ({result['digest'][:19]}…), held by {result['copies']} node(s)"
+    )
+
+
+def _metadata(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadName(kind="metadata file", value=str(path), rule=f"a JSON object ({error})") from error
+    if not isinstance(value, dict):
+        raise BadName(kind="metadata file", value=str(path), rule="a JSON object")
+    return value
+
+
+async def _await_copies(fleet: Access, model: ModelName, number: Version, wanted: int | None, timeout_s: float) -> int:
+    """How many living nodes hold the version, once that is enough. Raises TimedOut, which says what was reached."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        nodes = [node for node in (await fleet.status())["nodes"] if node["state"] != "lost"]
+        held = sum(number in node["models"].get(model, {}).get("held", ()) for node in nodes)
+        if held >= (min(2, len(nodes)) if wanted is None else wanted):
+            return held
+        if time.monotonic() > deadline_s:
+            raise TimedOut(
+                what=f"{model} version {number} is published; waiting for copies",
+                reached=f"{held} of {wanted or 2} nodes hold it after {timeout_s:g} s",
+            )
+        await asyncio.sleep(POLL_S)
+
+
+class _Bar:
+    """Progress on a terminal's stderr; nothing elsewhere."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._started_s = time.monotonic()
+
+    def show(self, sent_bytes: int, total_bytes: int) -> None:
+        if self._quiet:
+            return
+        took_s = max(1e-3, time.monotonic() - self._started_s)
+        rate = f"{size(int(sent_bytes / took_s))}/s"
+        percent = 100 * sent_bytes // max(1, total_bytes)
+        sys.stderr.write(f"\r{percent:3d} %  {size(sent_bytes)} of {size(total_bytes)}  {rate}\x1b[K")
+
+    def end(self) -> None:
+        if not self._quiet:
+            sys.stderr.write("\r\x1b[K")
+
+
+COMMANDS = (publish_command,)

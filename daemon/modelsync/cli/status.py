@@ -1,0 +1,84 @@
+"""``modelsync status``: who is primary, who runs what, what is wanted, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from modelsync.cli.access import Target, access, run
+from modelsync.cli.output import print_json, print_table, printable
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="The whole document, for scripts.")
+@click.pass_obj
+def status_command(target: Target, as_json: bool) -> None:
+    """Show the fleet: nodes, models, what is wanted and what is wrong."""
+
+    async def read() -> dict[str, Any]:
+        async with access(target) as fleet:
+            return await fleet.status()
+
+    document = run(read())
+    if as_json:
+        print_json(document)
+    else:
+        _show(document)
+
+
+def _show(document: dict[str, Any]) -> None:
+    primary = document["primary"] or "none (electing, or Redis does not know)"
+    click.echo(
+        printable(
+            f"fleet {document['fleet']}   epoch {document['epoch']}   primary {primary}   redis {document['redis']}"
+        )
+    )
+    click.echo()
+    rows = [(n["id"], n["role"], n["state"], f"{n['last_seen_s']} s ago", n["url"]) for n in document["nodes"]]
+    print_table(("NODE", "ROLE", "STATE", "SEEN", "URL"), rows)
+    click.echo()
+    print_table(
+        ("MODEL", "HEAD", "WANTED", "PINNED", *(n["id"] for n in document["nodes"])),
+        map(_row(document), document["models"]),
+    )
+    _show_troubles(document)
+
+
+def _row(document: dict[str, Any]) -> Any:
+    def row(model: dict[str, Any]) -> list[object]:
+        lines = [node["models"].get(model["name"]) for node in document["nodes"]]
+        return [model["name"], model["head"], model["wanted"], model["pinned"], *map(_cell, lines)]
+
+    return row
+
+
+def _cell(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return "-"
+    active = line["active"] if line["active"] is not None else "none"
+    if line["state"] == "active" and line["active"] == line["wanted"]:
+        return str(active)
+    return f"{active} ({line['state']}, wants {line['wanted']})"
+
+
+def _show_troubles(document: dict[str, Any]) -> None:
+    troubles = []
+    for node in document["nodes"]:
+        if node.get("error"):
+            troubles.append(f"{node['id']}: {node['error']}")
+        troubles += [
+            f"{node['id']}: not published: {path}: {reason}" for path, reason in node.get("refusals", {}).items()
+        ]
+        for name, line in node["models"].items():
+            if line.get("error"):
+                troubles.append(f"{node['id']}: {name}: {line['error']}")
+            elif line["active"] != line["wanted"] or "config pins" in line.get("why", ""):
+                troubles.append(f"{node['id']}: {name}: {line.get('why', '')}")
+    if troubles:
+        click.echo()
+        for trouble in troubles:
+            click.echo(f"! {printable(trouble)}")
+
+
+COMMANDS = (status_command,)

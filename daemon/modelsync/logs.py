@@ -1,0 +1,35 @@
+"""How structlog is set up: console lines for a terminal, JSON lines for journald and everything else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+
+
+def set_up(*, level: str = "info", console: bool | None = None) -> None:
+    """Configure logging once for the process; everything goes to stderr.
+
+    Args:
+        level: debug, info, warning or error.
+        console: None: a person's form if stderr is a terminal, else JSON.
+    """
+    human = sys.stderr.isatty() if console is None else console
+    threshold = getattr(logging, level.upper())
+    render: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if human else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")

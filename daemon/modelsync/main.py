@@ -1,0 +1,36 @@
+"""``modelsyncd --config FILE``: the daemon that systemd runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from modelsync import __version__, config, logs
+from modelsync.core.errors import ModelsyncError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until stopped. Exit codes as in INTERFACE: 3 configuration, 75 the state directory is in use."""
+    parser = argparse.ArgumentParser(
+        prog="modelsyncd", description="Keep the models of this host in step with its fleet."
+    )
+    parser.add_argument("--config", type=Path, default=Path("/etc/modelsync/modelsync.toml"), metavar="FILE")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--version", action="version", version=f"modelsync {__version__}")
+    arguments = parser.parse_args(argv)
+    logs.set_up(level=arguments.log_level)
+    try:
+        settings = config.load(arguments.config)
+        from modelsync.app import App  # noqa: PLC0415  a config fault is told without loading everything
+
+        asyncio.run(App(settings, arguments.config).run())
+    except ModelsyncError as error:
+        sys.stderr.write(f"modelsyncd: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What a node answers when the HTTP server asks: ports.NodeApi over the parts of one node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelsync.core import status
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import ModelsyncError, NoSuchVersion
+from modelsync.core.ids import Digest, ModelName, NodeId, Version
+from modelsync.core.manifest import Manifest
+from modelsync.ports import Promise, Published, Upload
+from modelsync.runtime.node import Node
+from modelsync.runtime.publisher import Draft
+
+
+class NodeAnswers:
+    """Implements ports.NodeApi."""
+
+    def __init__(self, node: Node, metrics: Callable[[], bytes]) -> None:
+        self._node = node
+        self._metrics = metrics
+
+    @property
+    def is_primary(self) -> bool:
+        return self._node.elector.authority is not None
+
+    @property
+    def primary_url(self) -> str | None:
+        lease = self._node.elector.lease
+        return lease.url if lease.state == "held" and lease.url else None
+
+    def ready(self) -> tuple[bool, str]:
+        missing = self._node.activator.unready()
+        return not missing, "; ".join(missing[:20])
+
+    def staging_dir(self) -> Path:
+        return self._node.store.new_staging()
+
+    def metrics(self) -> bytes:
+        return self._metrics()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        node = self._node
+        if node.redis_error is None:
+            try:
+                await node.catalog.report(node.identity.node, node.report())
+                await node.book.refresh_nodes()
+            except ModelsyncError as error:
+                node.redis_error = str(error)
+        lease = node.elector.lease
+        return status.document(
+            fleet=node.identity.fleet,
+            epoch=max(node.elector.epoch, lease.epoch),
+            primary=lease.holder if lease.state == "held" else "",
+            redis="ok" if node.redis_error is None else f"unavailable: {node.redis_error}",
+            nodes=node.book.nodes,
+            models=node.book.records.values(),
+        )
+
+    async def models(self) -> list[dict[str, Any]]:
+        records = sorted(self._node.book.records.values(), key=lambda record: record.name)
+        return [status.model_line(record) for record in records]
+
+    async def model(self, name: ModelName) -> dict[str, Any]:
+        record = self._record(name)
+        return {**status.model_line(record), "history": status.history(record, self._node.book.nodes)}
+
+    def _record(self, name: ModelName) -> ModelRecord:
+        record = self._node.book.records.get(name)
+        if record is None:
+            raise NoSuchVersion(reason=f"there is no model {name}")
+        return record
+
+    async def manifest(self, name: ModelName, version: Version) -> bytes:
+        entry = self._record(name).require(version)
+        data = await asyncio.to_thread(self._node.store.read_document, entry.digest)
+        if data is None:
+            raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")
+        return data
+
+    def file_of(self, name: ModelName, version: Version, path: str) -> Path:
+        digest = self._record(name).require(version).digest
+        manifest = self._node.store.manifest(digest)
+        if manifest is None:
+            raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")
+        return self._object(manifest, path)
+
+    def _object(self, manifest: Manifest, path: str) -> Path:
+        for entry in manifest.files:
+            if entry.path == path:
+                found = self._node.store.find(entry.digest)
+                if found is not None:
+                    return found
+        raise NoSuchVersion(reason=f"version {manifest.version} of {manifest.model} has no file {path!r} here")
+
+    def object_path(self, digest: Digest) -> Path | None:
+        return self._node.store.find(digest)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def publish(self, upload: Upload) -> Published:
+        files = await asyncio.to_thread(self._node.store.survey, upload.root)
+        draft = Draft(
+            model=upload.model,
+            root=upload.root,
+            files=files,
+            version=upload.version,
+            author=upload.author,
+            note=upload.note,
+            metadata=upload.metadata or {},
+        )
+        return await self._node.publisher.publish(draft)
+
+    async def command(self, text: str, by: str) -> dict[str, Any]:
+        return await self._node.execute(text, by)
+
+    async def promise(self, epoch: int, holder: NodeId, nonce: str) -> Promise:
+        return await self._node.elector.answer_promise(epoch, holder, nonce)

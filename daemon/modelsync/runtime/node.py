@@ -1,0 +1,358 @@
+"""One node's life: what runs beside what, what wakes whom, and what happens on promotion, demotion, reload and stop.
+
+Everything that decides or touches the world is handed in. Redis being away is a state here, not a failure: the loops
+that need it pause and come back, and whatever is active goes on being served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from modelsync.core import commands, policy
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import AuthorityLost, LocalFault, ModelsyncError, PolicyRefusal, RemoteFault
+from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
+from modelsync.core.messages import announcement
+from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore
+from modelsync.runtime.activator import Activator
+from modelsync.runtime.book import Book
+from modelsync.runtime.elector import Elector
+from modelsync.runtime.office import Office
+from modelsync.runtime.publisher import Publisher
+
+log = structlog.get_logger()
+
+REPORT_EVERY_S = 2.0
+COLLECT_EVERY_S = 600.0
+REDIS_PAUSE_S = (0.2, 5.0)
+"""First and longest pause before Redis is tried again, each with jitter so that a fleet does not return in step."""
+
+
+@dataclass
+class LiveSettings:
+    """What a reload may change while everything runs."""
+
+    poll_s: float
+    pins: Mapping[ModelName, int | str]
+    keep: Callable[[ModelName], int]
+    config_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this node is, and where others reach it."""
+
+    fleet: FleetName
+    node: NodeId
+    url: str
+
+
+class Node:
+    """The loops of one node."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        settings: LiveSettings,
+        book: Book,
+        catalog_: Catalog,
+        bus: Bus,
+        store: VersionStore,
+        activator: Activator,
+        publisher: Publisher,
+        office: Office,
+        elector: Elector,
+        clock: Clock,
+    ) -> None:
+        self.identity = identity
+        self.settings = settings
+        self.book = book
+        self.catalog = catalog_
+        self.bus = bus
+        self.store = store
+        self.activator = activator
+        self.publisher = publisher
+        self.office = office
+        self.elector = elector
+        self.clock = clock
+        self.redis_error: str | None = "not read yet"
+        self._sync_wake = asyncio.Event()
+        self._report_wake = asyncio.Event()
+        self._collect_wake = asyncio.Event()
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read this node's disk, and bring up what it wants from what it holds, before Redis has said a word."""
+        await self.book.load()
+        await self.activator.load()
+        self.activator.pins = self.settings.pins
+        self.activator.wake()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until ``stop`` is set; then hand over the lease and leave everything in order."""
+        loops = (self._sync_loop, self._listen_loop, self._report_loop, self._collect_loop, self.elector.run)
+        tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # a loop ends only by a fault of ours: let it end the process
+        finally:
+            await self._leave(tasks, stopping)
+
+    async def _leave(self, tasks: Sequence[asyncio.Task[None]], stopping: asyncio.Task[bool]) -> None:
+        await self.office.leave()
+        with contextlib.suppress(ModelsyncError):
+            await self.elector.release()
+        await self.activator.close()
+        for task in (*tasks, stopping):
+            task.cancel()
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    # --- authority ---------------------------------------------------------------------------------------------------
+
+    async def promoted(self, authority: Authority, ahead: EntryId | None) -> None:
+        """Take office: know all there is to know, say so in the log, give Redis back what it lost, and begin."""
+        await self._refresh(everything=True)
+        await self.publisher.take_office("the lease was granted")
+        await self.publisher.restore()
+        self.office.enter()
+        self._report_wake.set()
+        log.info("primary.changed", epoch=authority.epoch, node=self.identity.node)
+
+    async def demoted(self, reason: str) -> None:
+        await self.office.leave()
+        self._report_wake.set()
+        log.warning("lease.lost", reason=reason, next="this node follows as a replica")
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something may have changed: reread soon."""
+        self._sync_wake.set()
+
+    async def _sync_loop(self) -> None:
+        pause_s, everything = REDIS_PAUSE_S[0], True
+        while True:
+            try:
+                await self._refresh(everything=everything)
+                pause_s, everything = REDIS_PAUSE_S[0], False
+                await self._restore_if_behind()
+                await _wait(self._sync_wake, self.settings.poll_s)
+            except (RemoteFault, AuthorityLost) as error:
+                self._redis_failed(error)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
+            except ModelsyncError as error:
+                log.warning("catalog.unread", error=str(error), next="what is active goes on; read again")
+                self.redis_error = str(error)
+                await asyncio.sleep(REDIS_PAUSE_S[1])
+
+    async def _refresh(self, *, everything: bool) -> None:
+        changed = await self.book.refresh(everything=everything)
+        if changed or not self.book.nodes:
+            await self.book.refresh_nodes()
+        if self.redis_error is not None:
+            log.info("redis.reached")
+            self.redis_error = None
+        if changed:
+            self.activator.wake(changed)
+
+    async def _restore_if_behind(self) -> None:
+        if self.book.redis_behind and self.elector.authority is not None:
+            await self.publisher.restore()
+
+    def _redis_failed(self, error: ModelsyncError) -> None:
+        if self.redis_error is None:
+            log.warning("redis.lost", error=str(error), next="models go on being served; tried again")
+        self.redis_error = str(error)
+
+    async def _listen_loop(self) -> None:
+        pause_s = REDIS_PAUSE_S[0]
+        while True:
+            try:
+                async for heard in self.bus.listen():
+                    pause_s = REDIS_PAUSE_S[0]
+                    if isinstance(heard, CommandHeard):
+                        await self._heard(heard.text)
+                    else:
+                        self._sync_wake.set()
+            except ModelsyncError as error:
+                self._redis_failed(error)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
+
+    # --- commands ----------------------------------------------------------------------------------------------------
+
+    async def _heard(self, text: str) -> None:
+        """A command from the control channel: the holder answers it, everyone else leaves it alone."""
+        authority = self.elector.authority
+        if authority is None:
+            return
+        try:
+            result = await self.execute(text, by="redis-cli")
+            event, fields = "command.done", result
+        except ModelsyncError as error:
+            event, fields = "command.refused", {"reason": str(error)}
+        answer = announcement(event, self.identity.fleet, authority.epoch, command=text[:200], **fields)
+        try:
+            await self.catalog.answer(answer)
+        except ModelsyncError as error:
+            self._redis_failed(error)
+
+    async def execute(self, text: str, by: str) -> dict[str, object]:
+        """Run one command in plain words. Raises BadName, PolicyRefusal, NoSuchVersion, AuthorityLost, RemoteFault."""
+        command = commands.parse(text)
+        if command.verb in commands.FLEET_VERBS:
+            return await self._fleet_command(command)
+        record = await self.publisher.command(command, by)
+        return {
+            "model": record.name,
+            "wanted": record.wanted,
+            "pinned": record.pinned,
+            "why": policy.wanted(record, None).why,
+        }
+
+    async def _fleet_command(self, command: commands.Command) -> dict[str, object]:
+        if command.verb == "switchover":
+            return await self._switchover(command.node)
+        raise PolicyRefusal(reason=f"{command.verb} is not served by this release")
+
+    async def _switchover(self, target: str) -> dict[str, object]:
+        candidates = [n.id for n in self.book.nodes if not n.lost and n.id != self.identity.node]
+        if target and target not in candidates:
+            raise PolicyRefusal(
+                reason=f"{target} is not a living node of this fleet: {', '.join(candidates) or 'none'}"
+            )
+        if not candidates:
+            raise PolicyRefusal(reason="there is no other node to switch over to")
+        await self.office.leave()
+        await self.elector.release(target)
+        return {"switchover": target or "any", "state": "released"}
+
+    # --- reporting ---------------------------------------------------------------------------------------------------
+
+    async def changed(self, name: ModelName, what: str, version: Version | None) -> None:
+        """A model's state here moved: report it, and announce an activation."""
+        self._report_wake.set()
+        if what != "activated":
+            return
+        self._collect_wake.set()
+        text = announcement(
+            "version.activated",
+            self.identity.fleet,
+            self.elector.epoch,
+            model=name,
+            version=version,
+            digest=str(self.book.record(name).require(version).digest) if version else None,
+            node=self.identity.node,
+        )
+        asyncio.get_running_loop().create_task(self._announce(text))
+
+    async def _announce(self, text: str) -> None:
+        with contextlib.suppress(ModelsyncError):
+            await self.catalog.announce(text)
+
+    async def _report_loop(self) -> None:
+        while True:
+            try:
+                await self.catalog.report(self.identity.node, self.report())
+                await self.book.refresh_nodes()
+            except ModelsyncError as error:
+                self._redis_failed(error)
+            await _wait(self._report_wake, REPORT_EVERY_S)
+
+    def report(self) -> dict[str, str]:
+        """The fields of ``node:ID``."""
+        extra: dict[str, object] = {}
+        for key, value in (
+            ("error", self.settings.config_error),
+            ("transfers", self.activator.transfers()),
+            ("refusals", dict(list(self.office.refusals().items())[:50])),
+            ("orphans", {name: sorted(lost) for name, lost in self.book.orphans.items()}),
+        ):
+            if value:
+                extra[key] = value
+        failed = [line for line in self.activator.report().values() if line["error"]]
+        return {
+            "id": self.identity.node,
+            "role": "primary" if self.elector.authority is not None else "replica",
+            "url": self.identity.url,
+            "state": "degraded" if failed or self.settings.config_error else "ok",
+            "epoch": str(self.elector.epoch),
+            "models": json.dumps(self.activator.report(), ensure_ascii=False),
+            "extra": json.dumps(extra, ensure_ascii=False),
+        }
+
+    # --- garbage -----------------------------------------------------------------------------------------------------
+
+    async def _collect_loop(self) -> None:
+        while True:
+            await _wait(self._collect_wake, COLLECT_EVERY_S)
+            await asyncio.sleep(1.0)  # after an activation, not in its way
+            with contextlib.suppress(LocalFault):
+                await self.collect()
+
+    async def collect(self, *, dry_run: bool = False) -> dict[str, int]:
+        """Remove what no retained version needs. Raises LocalFault."""
+        async with self.publisher.guard:
+            keep = {name: self._retained(record) for name, record in self.book.records.items()}
+            removed = await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run)
+        if any(removed.values()) and not dry_run:
+            log.info("garbage.collected", **removed)
+        return removed
+
+    def _retained(self, record: ModelRecord) -> frozenset[Digest]:
+        active = self.activator.records.get(record.name)
+        wish = self.activator.wish(record.name)
+        numbers = policy.retained(
+            record,
+            self.settings.keep(record.name),
+            active.version if active else None,
+            active.previous_version if active else None,
+            wish,
+        )
+        digests = {record.versions[number].digest for number in numbers if number in record.versions}
+        digests |= {entry.digest for entry in self.book.orphans.get(record.name, {}).values()}
+        if active is not None:
+            digests |= {active.digest, active.previous_digest or active.digest}
+        return frozenset(digests)
+
+    # --- peers and reload --------------------------------------------------------------------------------------------
+
+    def peers(self, name: ModelName, number: Version) -> list[Peer]:
+        """Who could serve a version: the primary first, then living nodes that hold it."""
+        primary = self.elector.lease.holder
+        others = [node for node in self.book.nodes if node.id != self.identity.node and node.url and not node.lost]
+        holders = [node for node in others if number in node.models.get(name, {}).get("held", ()) or node.id == primary]
+        ordered = sorted(holders, key=lambda node: (node.id != primary, node.id))
+        peers = [Peer(node.id, node.url) for node in ordered]
+        lease = self.elector.lease
+        if lease.url and lease.holder != self.identity.node and all(peer.id != lease.holder for peer in peers):
+            peers.insert(0, Peer(lease.holder, lease.url))
+        return peers
+
+    def reload(self, settings: LiveSettings) -> None:
+        """Take on what an edit of the config file changed."""
+        pins_changed = settings.pins != self.settings.pins
+        self.settings = settings
+        self.activator.pins = settings.pins
+        self._report_wake.set()
+        if pins_changed:
+            self.activator.wake()
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    """Until it is set or the time is over; it is clear afterwards."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    event.clear()

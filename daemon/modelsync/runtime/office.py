@@ -1,0 +1,124 @@
+"""What only the primary does: watch its models directory and publish what is complete there.
+
+It is entered by a promotion and left by a demotion; in between each source has a task of its own, so that one that must
+be tried again holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import structlog
+
+from modelsync.core.errors import DiskFailed, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
+from modelsync.core.ids import NodeId
+from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
+from modelsync.runtime.publisher import Draft, Publisher
+
+log = structlog.get_logger()
+
+RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses before a source is tried again; the last one repeats."""
+
+OpenSources = Callable[[Mapping[str, tuple[SourceFile, ...]]], AbstractAsyncContextManager[Sources]]
+
+
+class Office:
+    """The models directory's way into the catalog, while this node is primary."""
+
+    def __init__(
+        self, *, node: NodeId, watch: Path | None, publisher: Publisher, disk: CatalogDisk, open_sources: OpenSources
+    ) -> None:
+        self._node = node
+        self._watch = watch
+        self._publisher = publisher
+        self._disk = disk
+        self._open_sources = open_sources
+        self._sources: Sources | None = None
+        self._known: dict[str, tuple[SourceFile, ...]] = {}
+        self._refused: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def refusals(self) -> dict[str, str]:
+        """Path to reason, for what lies in the models directory and is not published."""
+        return {**(dict(self._sources.refusals()) if self._sources else {}), **self._refused}
+
+    def enter(self) -> None:
+        """Begin to publish. Does nothing without a models directory."""
+        if self._watch is not None and self._task is None:
+            self._task = asyncio.create_task(self._work(), name="models-directory")
+
+    async def leave(self) -> None:
+        """Stop; a publish that is under way is abandoned or fenced."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _work(self) -> None:
+        self._known = await asyncio.to_thread(self._disk.load_sources)
+        latest: dict[str, asyncio.Task[None]] = {}
+        try:
+            async with self._open_sources(self._known) as sources:
+                self._sources = sources
+                async for ready in sources:
+                    key = self._key(ready)
+                    previous = latest.pop(key, None)
+                    if previous is not None:
+                        previous.cancel()
+                    latest[key] = asyncio.create_task(self._publish(key, ready, sources), name=f"publish-{key}")
+                    latest = {name: task for name, task in latest.items() if not task.done()}
+        finally:
+            self._sources = None
+            for task in latest.values():
+                task.cancel()
+            await asyncio.gather(*latest.values(), return_exceptions=True)
+
+    def _key(self, ready: ReadySource) -> str:
+        assert self._watch is not None
+        if ready.root == self._watch:
+            return ready.files[0].path
+        return str(ready.root.relative_to(self._watch))
+
+    async def _publish(self, key: str, ready: ReadySource, sources: Sources) -> None:
+        draft = Draft(
+            model=ready.model,
+            root=ready.root,
+            files=ready.files,
+            version=ready.version,
+            author=f"watch@{self._node}",
+            arrived=ready.arrived,
+        )
+        attempt = 0
+        while True:
+            try:
+                await self._publisher.publish(draft)
+                break
+            except SourceChanged:
+                sources.request_rescan()
+                return
+            except (NotAModel, PolicyRefusal, VersionConflict) as error:
+                self._refused[key] = str(error)
+                log.warning("source.refused", path=key, error=str(error), next="it stays where it is, unpublished")
+                return
+            except ModelsyncError as error:
+                pause_s = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+                self._refused[key] = f"not published yet: {error}"
+                log.warning("publish.failed", path=key, error=str(error), retry_s=pause_s, next="it is tried again")
+                attempt += 1
+                await asyncio.sleep(pause_s)
+        self._refused.pop(key, None)
+        await self._remember(key, ready)
+
+    async def _remember(self, key: str, ready: ReadySource) -> None:
+        """So that a restart does not hash it again. A failure costs only that."""
+        self._known = {**self._known, key: ready.files}
+        try:
+            await asyncio.to_thread(self._disk.save_sources, self._known)
+        except DiskFailed as error:
+            log.warning("sources.unsaved", error=str(error), next="the next start hashes everything once")

@@ -1,0 +1,274 @@
+"""The primary's writes: versions, wishes, and the restoring of a Redis that lost what this node has on disk.
+
+One lock orders them all. Every write is fenced by the lease's grant and carries the next id; a write whose answer was
+lost is settled (sent again, unchanged) before the next one may take its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from blake3 import blake3
+
+from modelsync.core import catalog, commands
+from modelsync.core import manifest as manifests
+from modelsync.core.catalog import ModelRecord, VersionRecord
+from modelsync.core.commands import Command
+from modelsync.core.errors import ModelsyncError, NoPrimary, RedisUnavailable
+from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
+from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.core.messages import announcement
+from modelsync.ports import Authority, Catalog, Change, Clock, Published, SourceFile, VersionStore
+from modelsync.runtime.book import Book
+
+log = structlog.get_logger()
+
+SETTLE_TRIES = 5
+SETTLE_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is to be published: files of a complete source, and what people said about them."""
+
+    model: ModelName
+    root: Path
+    files: Sequence[SourceFile]
+    version: Version | None = None
+    author: str = ""
+    note: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    arrived: str = "event"
+
+
+class Publisher:
+    """Writes to the catalog while this node holds the lease."""
+
+    def __init__(
+        self,
+        *,
+        fleet: FleetName,
+        node: NodeId,
+        book: Book,
+        catalog_: Catalog,
+        store: VersionStore,
+        clock: Clock,
+        authority: Callable[[], Authority | None],
+        on_published: Callable[[ModelName], None],
+    ) -> None:
+        self._fleet = fleet
+        self._node = node
+        self._book = book
+        self._catalog = catalog_
+        self._store = store
+        self._clock = clock
+        self._authority = authority
+        self._on_published = on_published
+        self._unsettled: Change | None = None
+        self.guard = asyncio.Lock()
+        """Held while anything is written, and by garbage collection: neither pulls objects from under the other."""
+
+    # --- versions ----------------------------------------------------------------------------------------------------
+
+    async def publish(self, draft: Draft) -> Published:
+        """Ingest and announce one version; the head's own bytes again change nothing and say so.
+
+        Raises: NotAModel, SourceChanged, VersionConflict, PolicyRefusal, DiskFull, DiskFailed, LeaseLost, NoPrimary,
+            RedisUnavailable.
+        """
+        async with self.guard:
+            self._require_authority()
+            files = await asyncio.to_thread(self._store.ingest, draft.root, draft.files)
+            return await self._publish(draft, files)
+
+    async def _publish(self, draft: Draft, files: tuple[FileEntry, ...]) -> Published:
+        await self._settle()
+        record = self._book.record(draft.model)
+        content = Digest(blake3(manifests.content_bytes(files)).digest())
+        known = self._known(record, content, draft)
+        if known is not None:
+            return known
+        authority = self._require_authority()
+        manifest = self._manifest(draft, files, record, content, self._book.next_id(authority.epoch))
+        digest = await asyncio.to_thread(self._store.put_document, manifests.encode(manifest))
+        entry = _entry(manifest, digest)
+        after = catalog.published(record, manifest.version, entry)
+        await self._write(record, after, "published", manifest.version, digest, note=draft.note, by=draft.author)
+        log.info(
+            "version.published",
+            model=draft.model,
+            version=manifest.version,
+            digest=str(digest),
+            size_bytes=manifest.size_bytes,
+            by=draft.author,
+        )
+        return Published(draft.model, manifest.version, digest, manifest.id, unchanged=False)
+
+    def _known(self, record: ModelRecord, content: Digest, draft: Draft) -> Published | None:
+        """The version that already holds these bytes, where publishing them again would mean nothing.
+
+        Found lying there at a start: any version counts, since a directory left over from an old primary must not
+        bring an old version back. Seen to arrive, or asked for: only the head counts; putting old bytes back is a wish for them.
+        """
+        same = record.with_content(content)
+        if same is None or (same != record.head and draft.arrived != "scan"):
+            return None
+        if draft.version is not None and draft.version != same:
+            return None
+        entry = record.versions[same]
+        log.info("version.unchanged", model=record.name, version=same, digest=str(entry.digest))
+        return Published(record.name, same, entry.digest, entry.id, unchanged=True)
+
+    def _manifest(
+        self, draft: Draft, files: tuple[FileEntry, ...], record: ModelRecord, content: Digest, at: EntryId
+    ) -> Manifest:
+        parent = record.versions[record.head].digest if record.head in record.versions else None
+        return Manifest(
+            model=draft.model,
+            version=draft.version or Version((record.head or 0) + 1),
+            id=at,
+            created_ms=self._clock.wall_ms(),
+            author=draft.author,
+            note=draft.note,
+            parent=parent,
+            content=content,
+            metadata=draft.metadata,
+            files=files,
+        )
+
+    # --- wishes ------------------------------------------------------------------------------------------------------
+
+    async def command(self, command: Command, by: str) -> ModelRecord:
+        """Carry out a model's command. Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
+        assert command.model is not None
+        async with self.guard:
+            await self._settle()
+            authority = self._require_authority()
+            record = self._book.record(command.model)
+            after = commands.applied(command, record, self._book.next_id(authority.epoch))
+            kind = "deleted" if command.verb == "delete" else "wish"
+            await self._write(record, after, kind, after.wanted, None, note=str(command), by=by)
+            log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
+            return after
+
+    # --- after a promotion, and after Redis lost data ------------------------------------------------------------------
+
+    async def take_office(self, reason: str) -> None:
+        """The first entry of an epoch: who is primary now, and why. Raises LeaseLost, RedisUnavailable."""
+        async with self.guard:
+            authority = self._require_authority()
+            self._unsettled = None  # of an earlier epoch: the script would refuse its id
+            at = self._book.next_id(authority.epoch)
+            text = announcement("primary.changed", self._fleet, authority.epoch, str(at), node=self._node, why=reason)
+            entry = {"kind": "primary", "by": self._node, "note": reason}
+            await self._append(authority, Change(at, "", None, None, entry, {}, (), text))
+            await self._book.note(at)
+
+    async def restore(self) -> list[ModelName]:
+        """Write back every model of which Redis knows less than this node. Raises LeaseLost, RedisUnavailable."""
+        restored = []
+        async with self.guard:
+            await self._settle()
+            for name, record in sorted(self._book.records.items()):
+                theirs = await self._catalog.model(name)
+                if theirs.id >= record.id and theirs == record:
+                    continue
+                authority = self._require_authority()
+                after = catalog.reissued(record, self._book.next_id(authority.epoch))
+                await self._write(
+                    theirs, after, "restored", record.wanted, None, note="Redis had lost it", by=self._node
+                )
+                restored.append(name)
+        if restored:
+            log.warning("catalog.restored", models=restored, next="replicas reread it")
+        return restored
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _require_authority(self) -> Authority:
+        authority = self._authority()
+        if authority is None:
+            raise NoPrimary(fleet=self._fleet)
+        return authority
+
+    async def _write(
+        self,
+        before: ModelRecord,
+        after: ModelRecord,
+        kind: str,
+        version: Version | None,
+        digest: Digest | None,
+        *,
+        note: str,
+        by: str,
+    ) -> None:
+        authority = self._require_authority()
+        written, removed = catalog.changed_fields(before, after)
+        event = "version.published" if kind == "published" else "wish.changed"
+        log_fields = {"kind": kind, "model": after.name, "by": by, "note": note}
+        if version is not None:
+            log_fields["version"] = str(version)
+        if digest is not None:
+            log_fields["digest"] = str(digest)
+        text = announcement(
+            event,
+            self._fleet,
+            authority.epoch,
+            str(after.id),
+            model=after.name,
+            version=version,
+            digest=str(digest) if digest else None,
+            node=self._node,
+            by=by,
+            note=note,
+        )
+        change = Change(
+            after.id, after.name, version, str(digest) if digest else None, log_fields, written, removed, text
+        )
+        await self._append(authority, change)
+        await self._book.commit(after, after.id)
+        self._on_published(after.name)
+
+    async def _append(self, authority: Authority, change: Change) -> None:
+        for attempt in range(SETTLE_TRIES):
+            try:
+                await self._catalog.append(authority, change)
+                self._unsettled = None
+                return
+            except RedisUnavailable:
+                self._unsettled = change
+                if attempt == SETTLE_TRIES - 1:
+                    raise
+                await asyncio.sleep(SETTLE_PAUSE_S)
+            except ModelsyncError:
+                self._unsettled = None  # refused: it was not written, and its id is free
+                raise
+
+    async def _settle(self) -> None:
+        """Find out what became of a write whose answer was lost, before its id can be taken by another."""
+        change = self._unsettled
+        if change is None:
+            return
+        authority = self._require_authority()
+        if change.id.epoch == authority.epoch:
+            await self._append(authority, change)
+        self._unsettled = None
+        await self._book.refresh(everything=True)
+
+
+def _entry(manifest: Manifest, digest: Digest) -> VersionRecord:
+    return VersionRecord(
+        digest=digest,
+        content=manifest.content,
+        id=manifest.id,
+        size_bytes=manifest.size_bytes,
+        created_ms=manifest.created_ms,
+        author=manifest.author,
+        note=manifest.note,
+        parent=manifest.parent,
+    )
