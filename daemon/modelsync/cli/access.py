@@ -124,7 +124,9 @@ async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Acces
     """Reach the fleet that the command line names. Raises ConfigurationFault, BadName."""
     token: str | None = None
     if target.redis is not None:
-        local_url, redis_url, fleet = None, target.redis, fleet_name(target.fleet)
+        local_url: str | None = None
+        redis_url: str | None = target.redis
+        fleet = fleet_name(target.fleet)
     else:
         config = target.config()
         if config.security.token_file is not None:

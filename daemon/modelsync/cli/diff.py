@@ -29,13 +29,13 @@ def diff_command(target: Target, name: str, old: str, new: str, as_json: bool) -
             return pair[0], pair[1]
 
     before, after = run(read())
-    value = {"files": _files(before, after), "metadata": _metadata(before, after)}
+    files, metadata = _files(before, after), _metadata(before, after)
     if as_json:
-        print_json(value)
+        print_json({"files": files, "metadata": metadata})
         return
-    rows = [(f["change"], f["path"], size(f["old_bytes"]), size(f["new_bytes"])) for f in value["files"]]
+    rows = [(f["change"], f["path"], size(f["old_bytes"]), size(f["new_bytes"])) for f in files]
     print_table(("CHANGE", "FILE", "OLD", "NEW"), rows)
-    for key, (was, now) in value["metadata"].items():
+    for key, (was, now) in metadata.items():
         click.echo(printable(f"metadata {key}: {was!r} -> {now!r}"))
 
 

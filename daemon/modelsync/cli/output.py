@@ -31,7 +31,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 def size(size_bytes: int) -> str:
     """A size as people say it."""
     value, unit = float(size_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007  the last unit serves for all above it
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
             break
         value /= 1024

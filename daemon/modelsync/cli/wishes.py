@@ -31,7 +31,7 @@ def send(target: Target, words: tuple[object, ...], as_json: bool) -> None:
 
 def _wish(verb: str, text: str, *arguments: click.Argument) -> click.Command:
     @click.pass_obj
-    def callback(target: Target, as_json: bool, **words: str | None) -> None:
+    def callback(target: Target, /, as_json: bool, **words: str | None) -> None:
         send(target, (verb, *words.values()), as_json)
 
     as_json = click.Option(["--json", "as_json"], is_flag=True)

@@ -10,7 +10,7 @@ import json
 MAX_ANNOUNCEMENT_BYTES = 64 << 10
 
 
-def announcement(event: str, fleet: str, epoch: int, id: str = "", **fields: object) -> str:
+def announcement(event: str, fleet: str, epoch: int, id: str, /, **fields: object) -> str:
     """One JSON object, with ``event`` first so that it reads well in redis-cli; None and empty fields are left out."""
     value = {"event": event, "fleet": fleet, "epoch": epoch, "id": id, **fields}
     return json.dumps({key: item for key, item in value.items() if item not in (None, "")}, ensure_ascii=False)

@@ -68,7 +68,7 @@ class Activator:
         self._concurrency = concurrency
         self._models: dict[ModelName, _Model] = {}
         self._closing = False
-        self.pins: Mapping[str, int | str] = {}
+        self.pins: Mapping[ModelName, int | str] = {}
         self.records: dict[ModelName, ActiveRecord] = {}
 
     # --- the outside -------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Activator:
             log.warning("activation.failed", model=name, error=text, next="the old version stays; tried again")
         model.state, model.error = "failed", text
         pause = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(model.failures - 1, 10))
-        asyncio.get_running_loop().call_later(pause * random.uniform(0.5, 1.0), model.wake.set)  # noqa: S311
+        asyncio.get_running_loop().call_later(pause * random.uniform(0.5, 1.0), model.wake.set)
         await self._on_change(name, "failed", None)
 
     async def _reconcile(self, name: ModelName, model: _Model) -> None:

@@ -150,7 +150,7 @@ class Node:
                 await _wait(self._sync_wake, self.settings.poll_s)
             except (RemoteFault, AuthorityLost) as error:
                 self._redis_failed(error)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
             except ModelsyncError as error:
                 log.warning("catalog.unread", error=str(error), next="what is active goes on; read again")
@@ -188,7 +188,7 @@ class Node:
                         self._sync_wake.set()
             except ModelsyncError as error:
                 self._redis_failed(error)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Node:
             event, fields = "command.done", result
         except ModelsyncError as error:
             event, fields = "command.refused", {"reason": str(error)}
-        answer = announcement(event, self.identity.fleet, authority.epoch, command=text[:200], **fields)
+        answer = announcement(event, self.identity.fleet, authority.epoch, "", command=text[:200], **fields)
         try:
             await self.catalog.answer(answer)
         except ModelsyncError as error:
@@ -251,6 +251,7 @@ class Node:
             "version.activated",
             self.identity.fleet,
             self.elector.epoch,
+            "",
             model=name,
             version=version,
             digest=str(self.book.record(name).require(version).digest) if version else None,

@@ -113,7 +113,8 @@ class Publisher:
         """The version that already holds these bytes, where publishing them again would mean nothing.
 
         Found lying there at a start: any version counts, since a directory left over from an old primary must not
-        bring an old version back. Seen to arrive, or asked for: only the head counts; putting old bytes back is a wish for them.
+        bring an old version back. Seen to arrive, or asked for: only the head counts, since whoever puts old bytes
+        back wants them.
         """
         same = record.with_content(content)
         if same is None or (same != record.head and draft.arrived != "scan"):
@@ -127,7 +128,7 @@ class Publisher:
     def _manifest(
         self, draft: Draft, files: tuple[FileEntry, ...], record: ModelRecord, content: Digest, at: EntryId
     ) -> Manifest:
-        parent = record.versions[record.head].digest if record.head in record.versions else None
+        head = record.versions.get(record.head) if record.head is not None else None
         return Manifest(
             model=draft.model,
             version=draft.version or Version((record.head or 0) + 1),
@@ -135,7 +136,7 @@ class Publisher:
             created_ms=self._clock.wall_ms(),
             author=draft.author,
             note=draft.note,
-            parent=parent,
+            parent=head.digest if head else None,
             content=content,
             metadata=draft.metadata,
             files=files,
@@ -156,7 +157,7 @@ class Publisher:
             log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
             return after
 
-    # --- after a promotion, and after Redis lost data ------------------------------------------------------------------
+    # --- after a promotion, and after Redis lost data ----------------------------------------------------------------
 
     async def take_office(self, reason: str) -> None:
         """The first entry of an epoch: who is primary now, and why. Raises LeaseLost, RedisUnavailable."""
