@@ -120,6 +120,9 @@ def test_every_key_arrives() -> None:
         "unix:///run/redis/redis.sock",
         "sentinel://h1/m",
         "sentinel://u@h1:26379,h2,h3/prod-master",
+        "sentinel://h1/m/3?tls=true&sentinel_password=x",
+        "redis://h?db=1&password_file=/etc/modelsync/redis",
+        "unix:///run/redis.sock?db=2",
         "embedded",
     ],
 )
@@ -242,8 +245,11 @@ def test_each_fault_names_its_key_and_what_would_be_right(case: str) -> None:
         "redis://h:0",
         "redis://h:x",
         "redis://h/zero",
-        "redis://h?db=1",
+        "redis://h?tls=true",
+        "redis://h?db",
+        "redis://h#1",
         "redis://h h",
+        "sentinel://h1/m/zero",
         "unix://run/redis.sock",
         "unix:///",
         "sentinel://h1,h2",
@@ -261,10 +267,15 @@ def test_illegal_redis_urls(url: str) -> None:
 
 
 def test_a_password_in_a_wrong_url_is_not_shown() -> None:
-    for url in ("rdis://:hunter2@h", "redis://u:hunter2@h:x/", "redis://:hun:ter2@hunter2@h:x"):
+    for url in (
+        "rdis://:hunter2@h",
+        "redis://u:hunter2@h:x/",
+        "redis://:hun:ter2@hunter2@h:x",
+        "sentinel://h?sentinel_password=hunter2",
+    ):
         fault = only_fault_of(f'[fleet]\nname = "f"\nredis = "{url}"\n')
         assert "hunter2" not in fault
-        assert "***@" in fault
+        assert "***" in fault
 
 
 @pytest.mark.parametrize(
@@ -389,15 +400,16 @@ def test_a_password_in_a_url_needs_a_private_file_and_stands_alone(tmp_path: Pat
     path.chmod(0o640)
     assert config.load(path).fleet.redis == "redis://:pw@h"
     both = path.read_text() + f'[security]\nredis_password_file = "{secret(tmp_path / "p", b"pw")}"\n'
-    assert "holds a password too" in only_fault_of(both)
+    assert "gives a password too" in only_fault_of(both)
 
 
 def test_a_certificate_authority_needs_tls(tmp_path: Path) -> None:
     authority = secret(tmp_path / "ca.pem", b"x", 0o644)
     tail = f'[security]\nredis_tls_ca_file = "{authority}"\n'
-    assert "only used with a rediss://" in only_fault_of(SMALL + tail)
-    made = parsed(SMALL.replace("redis://", "rediss://") + tail)
-    assert made.security.redis_tls_ca_file == authority
+    assert "only used with rediss://" in only_fault_of(SMALL + tail)
+    for url in ("rediss://10.0.0.5:6379/0", "sentinel://h1,h2/m?tls=true"):
+        made = parsed(SMALL.replace("redis://10.0.0.5:6379/0", url) + tail)
+        assert made.security.redis_tls_ca_file == authority
 
 
 # --- an edit -------------------------------------------------------------------------------------------------------

@@ -266,7 +266,7 @@ def _check_directories(config: Config, faults: Faults) -> None:
 
 def _check_redis_secrets(config: Config, faults: Faults) -> None:
     url, security = config.fleet.redis, config.security
-    if security.redis_password_file is not None and redis_urls.has_password(url):
-        faults.add("security.redis_password_file", "fleet.redis holds a password too; one of them would be right")
-    if security.redis_tls_ca_file is not None and url and not url.startswith("rediss://"):
-        faults.add("security.redis_tls_ca_file", "is only used with a rediss:// URL in fleet.redis")
+    if security.redis_password_file is not None and redis_urls.names_password(url):
+        faults.add("security.redis_password_file", "fleet.redis gives a password too; one of them would be right")
+    if security.redis_tls_ca_file is not None and url and not redis_urls.asks_for_tls(url):
+        faults.add("security.redis_tls_ca_file", "is only used with rediss://… or sentinel://…?tls=true in fleet.redis")

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote
 
 EMBEDDED = "embedded"
 RIGHT = (
     "redis://HOST:6379/0, rediss://HOST:6380/0, unix:///run/redis.sock, "
     'sentinel://HOST1,HOST2,HOST3/MASTER or "embedded"'
 )
+_URL = re.compile(
+    r"(?P<scheme>redis|rediss|unix|sentinel)://([^/?#]*@)?(?P<place>[^/@?#]*)(?P<path>/[^?#]*)?(\?(?P<query>[^#]*))?"
+)
+"""By hand: with an IPv6 address in a list of hosts, urlsplit raises in some Python 3.11 and not in others."""
+_OPTIONS = {
+    "redis": frozenset({"db", "password_file"}),
+    "rediss": frozenset({"db", "password_file"}),
+    "unix": frozenset({"db", "password_file"}),
+    "sentinel": frozenset({"db", "password_file", "sentinel_password", "tls"}),
+}
+"""The same as ``edges.redis_connect`` takes."""
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_MASTER = re.compile(r"/[A-Za-z0-9._-]+")
-_PASSWORD = re.compile(r"(//[^/:@]*:)[^/]+@")
 _DATABASE = re.compile(r"/?|/[0-9]{1,4}")
+_MASTER = re.compile(r"/[A-Za-z0-9._-]+(/[0-9]{1,4})?")
+_PASSWORD = re.compile(r"(//[^/:@]*:)[^/]+(?=@)|(sentinel_password=)[^&]+")
 
 
 def checked(text: object) -> str:
     """Give back a legal ``fleet.redis``. Raises ValueError with what would be right."""
     if text == EMBEDDED:
         return EMBEDDED
-    try:
-        parts = urlsplit(str(text))
-    except ValueError:
-        raise ValueError(f"{RIGHT} would be right") from None
-    check = {"redis": _tcp, "rediss": _tcp, "unix": _unix, "sentinel": _sentinel}.get(parts.scheme)
-    if check is None or parts.query or parts.fragment or not check(parts):
+    match = _URL.fullmatch(str(text))
+    if match is None or not _PLACES[match["scheme"]](match["place"], match["path"] or ""):
         raise ValueError(f"{RIGHT} would be right")
+    for option in (match["query"] or "").split("&"):
+        name, _, value = option.partition("=")
+        if option and (name not in _OPTIONS[match["scheme"]] or not value):
+            known = " ".join(f"{each}=…" for each in sorted(_OPTIONS[match["scheme"]]))
+            raise ValueError(f"after the question mark, {known} would be right")
     return str(text)
 
 
@@ -35,23 +47,31 @@ def has_password(url: str) -> bool:
     return _PASSWORD.search(url) is not None
 
 
+def names_password(url: str) -> bool:
+    """Whether the URL says what Redis's password is, itself or by a file."""
+    return "password_file=" in url or (has_password(url) and not has_password(url.partition("?")[2]))
+
+
+def asks_for_tls(url: str) -> bool:
+    """Whether the connection is to be encrypted."""
+    return url.startswith("rediss://") or re.search(r"[?&]tls=(1|true|yes)(&|$)", url, re.IGNORECASE) is not None
+
+
 def without_password(url: str) -> str:
     """The text as it may be shown, whether it is a legal URL or not."""
-    return _PASSWORD.sub(r"\1***@", url)
+    return _PASSWORD.sub(r"\1\2***", url)
 
 
-def _tcp(parts: SplitResult) -> bool:
-    return _is_host(parts.netloc.rpartition("@")[2]) and _DATABASE.fullmatch(parts.path) is not None
+def _tcp(place: str, path: str) -> bool:
+    return _is_host(place) and _DATABASE.fullmatch(path) is not None
 
 
-def _unix(parts: SplitResult) -> bool:
-    no_host = parts.netloc.rpartition("@")[2] == ""
-    return no_host and len(unquote(parts.path)) > 1 and "\0" not in unquote(parts.path)
+def _unix(place: str, path: str) -> bool:
+    return place == "" and len(path) > 1 and "\0" not in unquote(path)
 
 
-def _sentinel(parts: SplitResult) -> bool:
-    hosts = parts.netloc.rpartition("@")[2].split(",")
-    return all(_is_host(host) for host in hosts) and _MASTER.fullmatch(parts.path) is not None
+def _sentinel(place: str, path: str) -> bool:
+    return all(_is_host(host) for host in place.split(",")) and _MASTER.fullmatch(path) is not None
 
 
 def _is_host(text: str) -> bool:
@@ -60,3 +80,6 @@ def _is_host(text: str) -> bool:
     if not colon:
         host, port = text, "6379"
     return _HOST.fullmatch(host) is not None and port.isdecimal() and 1 <= int(port) <= 65535
+
+
+_PLACES = {"redis": _tcp, "rediss": _tcp, "unix": _unix, "sentinel": _sentinel}
