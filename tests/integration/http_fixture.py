@@ -143,4 +143,4 @@ def raw(port: int, data: bytes, *, timeout_s: float = 5.0, half_close: bool = Fa
 
 def status_of(answer: bytes) -> int:
     """The status of a raw answer, 0 if there was none."""
-    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.") else 0

@@ -12,6 +12,7 @@ import logging
 import socket
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from modelsync.core.errors import CannotListen
 from modelsync.edges.http_commands import CommandRoutes
@@ -29,6 +30,17 @@ LINGER_S = 5.0
 DEFAULT_LIMITS = HttpLimits()
 READ_BYTES = 256 << 10
 """aiohttp pauses a sender at twice this; larger reads mean fewer wake-ups for each MiB of an upload."""
+
+
+def _quiet_logger() -> logging.Logger:
+    """aiohttp's logger, without a traceback for each malformed request: strangers may not fill the journal."""
+    logger = logging.getLogger("modelsync.http")
+    logger.addFilter(_not_a_stranger_s_fault)
+    return logger
+
+
+def _not_a_stranger_s_fault(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 class HttpServer:
@@ -75,7 +87,7 @@ class HttpServer:
         runner = web.AppRunner(
             self._application(),
             access_log=None,
-            logger=logging.getLogger("modelsync.http"),
+            logger=_quiet_logger(),
             handler_cancellation=False,  # a publish that has begun is finished, whether or not its sender waits
             keepalive_timeout=self._limits.idle_timeout_s + 5,  # ours comes first; this is the net below it
             max_line_size=self._limits.max_head_bytes,
