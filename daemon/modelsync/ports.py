@@ -16,7 +16,10 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.layout import Entry, SourceFile as SourceFile
+from modelsync.core.lease import Authority as Authority
+from modelsync.core.lease import LeaseView as LeaseView
 from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.core.promise import Promise as Promise
 from modelsync.core.settle import SourceEvent, Writers
 from modelsync.core.status import NodeReport
 
@@ -34,28 +37,6 @@ class Clock(Protocol):
 # --- authority ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """The right to write, as one grant gave it; every write carries it and every receiver checks it."""
-
-    epoch: int
-    holder: NodeId
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseView:
-    """The lease as one successful read saw it. ``epoch`` 0 and an empty holder mean that there is none."""
-
-    epoch: int = 0
-    holder: str = ""
-    nonce: str = ""
-    seq: int = 0
-    state: str = ""
-    successor: str = ""
-    url: str = ""
-
-
 class Coordinator(Protocol):
     """The lease scripts of PROTOCOL.md section 4. Every method raises RedisUnavailable or RedisRefused."""
 
@@ -70,18 +51,6 @@ class Coordinator(Protocol):
     async def reassert(self, authority: Authority, seq: int) -> LeaseView | None: ...
 
     async def release(self, authority: Authority, successor: str = "") -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """A node's answer when asked to promise an epoch: granted or not, the highest it accepted, and its head."""
-
-    node: str
-    granted: bool
-    epoch: int
-    holder: str
-    nonce: str
-    applied: EntryId
 
 
 class PromisePeers(Protocol):
@@ -111,6 +80,9 @@ class EpochLedger(Protocol):
 
     def set_applied(self, at: EntryId) -> None:
         """Remember the last catalog change seen; it never goes down."""
+
+    def set_members(self, members: Collection[str]) -> None:
+        """Remember who belongs to the fleet, this node among them."""
 
     def accept(self, epoch: int, holder: str, nonce: str) -> None:
         """Remember a grant. Raises StaleEpoch below the highest accepted, or at it with another holder or nonce."""
@@ -200,7 +172,7 @@ class ReadySource:
     """The directory that ``files`` are relative to."""
     files: tuple[SourceFile, ...]
     arrived: str
-    """``event``: seen to arrive; ``scan``: found lying there at a start or rescan."""
+    """``event``: it came while the directory was watched; ``scan``: it lay there when the watch began."""
     key: str = ""
     """Its path relative to the models directory (``fraud``, ``fraud/12``, ``fraud.joblib``): what its signature is
     remembered by."""
@@ -227,7 +199,7 @@ class Listing:
     identity: tuple[int, int] | None = None
     """Device and inode of the models directory: another pair is another directory."""
     top: tuple[Entry, ...] = ()
-    """Every name in the directory itself."""
+    """Every name in the directory itself; of those that were not asked for, only what kind of thing they are."""
     trees: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
     """What lies below the entries that were asked for and are there, by their names."""
     capacity_bytes: int = 0
