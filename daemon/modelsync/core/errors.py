@@ -123,6 +123,14 @@ class CannotListen(LocalFault):
     reason: str
 
 
+@dataclass(eq=False)
+class WatchUnavailable(LocalFault):
+    """The kernel gave no watch on the models directory; it is scanned every few seconds instead."""
+
+    path: str
+    reason: str
+
+
 # --- source faults: what lies in the models directory or was uploaded ---------------------------------------------
 
 
