@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from modelsync.edges import config_watch
-from modelsync.edges.config_watch import ConfigWatch, open_for_writing
+from modelsync.edges.config_watch import ConfigWatch, being_written
 
 OLD = "[pins]\nfraud = 11\n"
 NEW = "[pins]\nfraud = 12\n"
@@ -201,7 +201,7 @@ async def test_fifty_slow_edits_are_never_told_half_written(path: Path) -> None:
 
 
 async def test_without_leases_the_quiet_time_still_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_watch, "open_for_writing", lambda _: False)
+    monkeypatch.setattr(config_watch, "being_written", lambda _: False)
     async with reading(path) as reader:
         with path.open("w") as file:
             for line in NEW.splitlines(keepends=True):
@@ -214,24 +214,24 @@ async def test_without_leases_the_quiet_time_still_holds(path: Path, monkeypatch
 
 
 def test_who_has_it_open_for_writing(path: Path) -> None:
-    assert not open_for_writing(path)
+    assert not being_written(path)
     with path.open():
-        assert not open_for_writing(path), "a reader does no harm"
+        assert not being_written(path), "a reader does no harm"
     with path.open("a"):
-        assert open_for_writing(path)
-    assert not open_for_writing(path)
-    assert not open_for_writing(path.with_name("none"))
+        assert being_written(path)
+    assert not being_written(path)
+    assert not being_written(path.with_name("none"))
     os.mkfifo(path.with_name("fifo"))
-    assert not open_for_writing(path.with_name("fifo"))
+    assert not being_written(path.with_name("fifo"))
 
 
 PROBE = """
 import sys, time
 from pathlib import Path
-from modelsync.edges.config_watch import open_for_writing
+from modelsync.edges.config_watch import being_written
 path, deadline = Path(sys.argv[1]), time.monotonic() + 2
 while time.monotonic() < deadline:
-    open_for_writing(path)
+    being_written(path)
 print("alive")
 """
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+from modelsync.edges.scan import open_for_writing
 
 Signature = tuple[int, int, int, int, int]
 
@@ -69,7 +68,7 @@ class ConfigWatch:
         if found != self._moving:
             self._moving, self._still_since_s = found, now_s
             return False
-        if now_s - self._still_since_s < self._quiet_s or open_for_writing(self._path):
+        if now_s - self._still_since_s < self._quiet_s or being_written(self._path):
             return False
         if signature(self._path) != found:
             return False
@@ -89,22 +88,16 @@ def signature(path: Path) -> Signature | None:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def open_for_writing(path: Path) -> bool:
-    """Whether somebody has the file open for writing: the kernel then refuses a read lease (fcntl(2), F_SETLEASE).
+def being_written(path: Path) -> bool:
+    """Whether somebody has the file open for writing; False where the kernel will not say.
 
-    False where the kernel will not say: on a file of another user without CAP_LEASE, or on a file system without
-    leases. The lease is given back at once; who opens the file for writing in that instant waits until then.
+    That is so for another user's file without CAP_LEASE, and on a file system without leases.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        # A lease that is broken sends SIGIO, which ends a process by default; SIGURG does nothing by default.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError as error:
-        return error.errno == errno.EAGAIN
+        return open_for_writing(descriptor) is True
     finally:
         os.close(descriptor)
-    return False
