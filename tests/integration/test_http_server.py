@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator
@@ -191,19 +192,20 @@ async def test_an_object_that_is_a_link_or_gone_is_not_served(node: FakeNode, ht
         assert answer.status == 404
 
 
-async def test_an_object_cut_short_while_it_is_sent_never_looks_whole(node: FakeNode, server: HttpServer) -> None:
+async def test_an_object_cut_short_while_it_is_sent_never_looks_whole(node: FakeNode) -> None:
     """The receiver must see a broken connection, not a short body that its length confirms."""
     digest = node.hold(b"x" * (64 << 20))
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 16)
-    writer.write(f"GET /v1/objects/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    await reader.readuntil(b"\r\n\r\n")
-    with node.objects[digest].open("r+b") as file:
-        file.truncate(1000)
-    received = 0
-    with contextlib.suppress(ConnectionError):
-        while data := await asyncio.wait_for(reader.read(1 << 20), 10):
-            received += len(data)
-    writer.close()
+    async with serving(node, idle_timeout_s=60.0) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 16)
+        writer.write(f"GET /v1/objects/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        with node.objects[digest].open("r+b") as file:
+            file.truncate(1000)
+        received = 0
+        with contextlib.suppress(ConnectionError):
+            while data := await asyncio.wait_for(reader.read(1 << 20), 5):
+                received += len(data)
+        writer.close()
     assert received < 64 << 20
 
 
@@ -295,6 +297,13 @@ async def test_a_large_body_of_a_command_is_refused(http: aiohttp.ClientSession,
         server, "POST /v1/command HTTP/1.1\nHost: localhost\nTransfer-Encoding: chunked\nConnection: close\n", body
     )
     assert status_of(answer_) == 413
+
+
+async def test_a_compressed_body_is_not_unpacked(node: FakeNode, http: aiohttp.ClientSession) -> None:
+    body = gzip.compress(b'{"command": "pause"}')
+    async with http.post("/v1/command", data=body, headers={"Content-Encoding": "gzip"}) as answer:
+        assert answer.status == 400
+    assert not node.commands
 
 
 async def test_promise(node: FakeNode, http: aiohttp.ClientSession) -> None:

@@ -344,7 +344,7 @@ async def test_a_sender_that_falls_silent_is_a_408(node: FakeNode) -> None:
 
 async def test_a_sender_that_trickles_is_a_408(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_bodies, "GRACE_S", 0.5)
-    async with serving(node) as server:
+    async with serving(node, body_silence_s=30.0) as server:
         reader, writer = await start(server)
         answer = asyncio.create_task(reader.readuntil(b"\r\n"))
         for _ in range(20):
@@ -416,7 +416,7 @@ async def test_publishing_through_a_replica(node: FakeNode, source: Path, tmp_pa
             url_of(second), FRAUD, source, note="a&b=ü", author="me", version=Version(7), metadata={"lr": 0.1},
             progress=lambda sent, total: seen.append((sent, total)),
         )  # fmt: skip
-        await client.publish(url_of(second), FRAUD, source / "sub dir" / "ü;'.bin")
+        await client.publish(url_of(second), FRAUD, source / "sub dir" / "ü;'.bin", note="single")
     assert answer["version"] == 13
     (upload, files), (_, single) = node.published
     assert (upload.note, upload.author, upload.version, upload.metadata) == ("a&b=ü", "me", 7, {"lr": 0.1})
@@ -424,6 +424,7 @@ async def test_publishing_through_a_replica(node: FakeNode, source: Path, tmp_pa
     assert files == {"empty": b"", "sub dir/ü;'.bin": content}
     assert single == {"ü;'.bin": content}
     assert seen[-1][0] == seen[-1][1] > len(content)
+    assert seen == sorted(seen) and len(set(seen)) == len(seen), "nothing was sent to the replica in vain"
     assert not replica.published and not (tmp_path / "tmp").exists()
 
 
@@ -470,6 +471,22 @@ async def test_a_file_that_changes_while_it_is_sent(node: FakeNode, source: Path
     async with serving(node) as server, ControlClient() as client:
         with pytest.raises(SourceChanged, match="large"):
             await client.publish(url_of(server), FRAUD, source, progress=truncate)
+        assert await settled(lambda: node.staged() == [])
+    assert not node.published
+
+
+async def test_a_file_rewritten_at_its_old_size_while_it_is_sent(node: FakeNode, source: Path) -> None:
+    large = source / "large"
+    large.write_bytes(bytes(8 << 20))
+
+    def rewrite(sent: int, total: int) -> None:
+        if 4 << 20 < sent < 6 << 20:
+            with large.open("r+b") as file:
+                file.write(b"other")
+
+    async with serving(node) as server, ControlClient() as client:
+        with pytest.raises(SourceChanged, match="large"):
+            await client.publish(url_of(server), FRAUD, source, progress=rewrite)
         assert await settled(lambda: node.staged() == [])
     assert not node.published
 
