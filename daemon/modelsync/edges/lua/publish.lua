@@ -1,8 +1,31 @@
 -- One fenced catalog change. PROTOCOL.md section 4, script `publish`.
 -- KEYS: lease log model models events
 -- ARGV: epoch holder nonce id name version digest announcement nlog log... nhash hash... delete...
+-- A script that fails half way is not undone, so everything that can fail is looked at before the first write.
 local epoch, holder, nonce = ARGV[1], ARGV[2], ARGV[3]
 local id, name, version, digest, announcement = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+
+local function slice(from, count)
+  local part = {}
+  for i = 1, count do part[i] = ARGV[from + i] end
+  return part
+end
+local nlog = tonumber(ARGV[9])
+local log = slice(9, nlog)
+local nhash = tonumber(ARGV[10 + nlog])
+local hash = slice(10 + nlog, nhash)
+local first_delete = 11 + nlog + nhash
+if nlog < 2 or nlog % 2 == 1 or nhash % 2 == 1 or first_delete > #ARGV + 1 then
+  return redis.error_reply('MALFORMED the numbers of fields do not fit the arguments')
+end
+local function type_is(key, wanted)
+  local found = redis.call('TYPE', key)
+  found = found.ok or found
+  return found == 'none' or found == wanted
+end
+if not type_is(KEYS[3], 'hash') or not type_is(KEYS[4], 'set') then
+  return redis.error_reply('WRONGTYPE the key of a model is no hash, or that of the models no set')
+end
 
 -- (1) the fence: this epoch, this holder, this grant
 local lease = redis.call('HMGET', KEYS[1], 'epoch', 'holder', 'nonce', 'state')
@@ -10,40 +33,44 @@ if lease[1] ~= epoch or lease[2] ~= holder or lease[3] ~= nonce or lease[4] ~= '
   return {0, 'lease'}
 end
 
--- (2) ids only grow; the last one again is a repeat whose answer was lost
+-- (2) ids only grow; the very last entry again is a repeat whose answer was lost
 local function parts(text)
   local e, s = string.match(text, '^(%d+)-(%d+)$')
+  if not e or #e > 16 or #s > 16 then return nil, nil end -- beyond 2^53 Lua cannot tell two numbers apart
   return tonumber(e), tonumber(s)
 end
+local function same(one, other)
+  if #one ~= #other then return false end
+  for i = 1, #one do
+    if one[i] ~= other[i] then return false end
+  end
+  return true
+end
 local id_epoch, id_seq = parts(id)
-if id_epoch ~= tonumber(epoch) then return {0, 'id'} end
+if not id_epoch or id_epoch ~= tonumber(epoch) then return {0, 'id'} end
 local tail = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 if #tail > 0 then
-  if tail[1][1] == id then return {2} end
+  if tail[1][1] == id then
+    if same(tail[1][2], log) then return {2} end
+    return {0, 'id'}
+  end
   local tail_epoch, tail_seq = parts(tail[1][1])
-  if tail_epoch > id_epoch or (tail_epoch == id_epoch and tail_seq > id_seq) then return {0, 'id'} end
+  if not tail_epoch or tail_epoch > id_epoch or (tail_epoch == id_epoch and tail_seq > id_seq) then
+    return {0, 'id'}
+  end
 end
 
 -- (3) a version number never changes content
 if version ~= '' and digest ~= '' then
   local known = redis.call('HGET', KEYS[3], 'v:' .. version)
-  if known and not string.find(known, digest, 1, true) then return {0, 'conflict'} end
+  -- The field by its name: `parent` and `content` hold digests as well. A quote inside a text is escaped in JSON.
+  if known and string.match(known, '"digest"%s*:%s*"([^"]*)"') ~= digest then return {0, 'conflict'} end
 end
 
 -- (4) all checks passed: write
-local at = 9
-local nlog = tonumber(ARGV[at])
-local fields = {}
-for i = 1, nlog do fields[i] = ARGV[at + i] end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, id, unpack(fields))
-at = at + nlog + 1
-local nhash = tonumber(ARGV[at])
-if nhash > 0 then
-  local hash = {}
-  for i = 1, nhash do hash[i] = ARGV[at + i] end
-  redis.call('HSET', KEYS[3], unpack(hash))
-end
-for i = at + nhash + 1, #ARGV do redis.call('HDEL', KEYS[3], ARGV[i]) end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, id, unpack(log))
+if nhash > 0 then redis.call('HSET', KEYS[3], unpack(hash)) end
+for i = first_delete, #ARGV do redis.call('HDEL', KEYS[3], ARGV[i]) end
 if name ~= '' then redis.call('SADD', KEYS[4], name) end
 redis.call('PUBLISH', KEYS[5], announcement)
 return {1}
