@@ -201,9 +201,8 @@ def scenario(hosts: list[Host], redis_url: str, root: Path, started: float, data
     before = {host.name: host.current() for host in hosts}
     moved, size_bytes = put(hosts[0], first, root)
     times = live_everywhere(hosts, before, moved)
-    say(
-        f"   version 1: a decision tree, {size_bytes / 1024:.0f} KiB, accuracy {first.score(test_rows, test_labels):.3f}"
-    )
+    accuracy = first.score(test_rows, test_labels)
+    say(f"   version 1: a decision tree, {size_bytes / 1024:.0f} KiB, accuracy {accuracy:.3f}")
     say(f"   verified and live, counted from the rename: {times}")
 
     step(3, "Publish a better one while an application on every host predicts without a pause")
@@ -229,9 +228,8 @@ def scenario(hosts: list[Host], redis_url: str, root: Path, started: float, data
     asked = time.perf_counter()
     modelsync(redis_url, "publish", MODEL, str(root / f"{MODEL}.joblib"), "--note", "after the failover")
     times = live_everywhere(survivors, before, asked)
-    say(
-        f"   {primary} was promoted {took_s:.1f} s after the kill (the lease lasts 3 s), epoch {status(redis_url)['epoch']}"
-    )
+    epoch = status(redis_url)["epoch"]
+    say(f"   {primary} was promoted {took_s:.1f} s after the kill (the lease lasts 3 s), epoch {epoch}")
     say(f"   version 3, uploaded to it by `modelsync publish`: {times} (with the command's own start)")
 
     step(5, "alpha comes back, as a replica, and catches up")

@@ -186,8 +186,8 @@ class Sources(Protocol):
     def refusals(self) -> Mapping[str, str]:
         """Path to reason, for everything that lies there and is not published; bounded."""
 
-    def request_rescan(self) -> None:
-        """Look at everything again soon."""
+    def retry(self, source: ReadySource) -> None:
+        """Yield a source again once it is complete again: it could not be published as it was."""
 
     async def close(self) -> None: ...
 

@@ -16,7 +16,7 @@ from modelsync import config as configuration
 from modelsync.config import Config
 from modelsync.core import status
 from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
-from modelsync.core.ids import FleetName, ModelName, Version, fleet_name
+from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
 from modelsync.edges.http_control import ControlClient
 from modelsync.edges.redis_catalog import RedisCatalog
 from modelsync.edges.redis_connect import connect
@@ -81,7 +81,7 @@ class Access:
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[RedisLease]:
         assert self._redis_url is not None
-        lease = RedisLease(connect(self._redis_url), self._fleet, "", "")
+        lease = RedisLease(connect(self._redis_url), self._fleet, NodeId(""), "")
         try:
             yield lease
         finally:

@@ -10,7 +10,7 @@ from typing import Any
 from modelsync.core import catalog
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import MalformedMessage
-from modelsync.core.ids import Version
+from modelsync.core.ids import ZERO_ID, EntryId, Version
 
 LOST_AFTER_S = 10.0
 """Five missed reports (one each 2 s): the node is shown as lost; nothing else follows from it."""
@@ -25,6 +25,10 @@ class NodeReport:
     url: str
     state: str
     last_seen_s: float
+    applied: EntryId = ZERO_ID
+    priority: int = 0
+    eligible: bool = False
+    """Whether its configuration lets it be promoted."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -42,7 +42,8 @@ class RedisBus:
                 async with redis_faults("listen"):
                     message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=PING_EVERY_S)
                     if message is None:
-                        await asyncio.wait_for(pubsub.ping(), PING_EVERY_S)
+                        async with asyncio.timeout(PING_EVERY_S):
+                            await pubsub.ping()
                 if message is not None and message.get("type") == "message":
                     yield self._heard(message)
         finally:

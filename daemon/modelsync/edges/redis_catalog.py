@@ -191,10 +191,11 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
     try:
         fields = _text_fields(raw)
         models = status.parse_node_models(canonical.decode(fields.get("models", "{}").encode(), "node report"))
+        applied = EntryId.parse(fields.get("applied", "0-0"))
         extra = json.loads(fields.get("extra", "{}"))
         if not isinstance(extra, dict):
             raise ValueError("extra is not an object")
-    except (MalformedMessage, ValueError) as error:
+    except (BadName, MalformedMessage, ValueError) as error:
         return NodeReport(name, "replica", "", "unreadable", last_seen_s, extra={"error": str(error)[:200]})
     return NodeReport(
         id=str(node_id(name)),
@@ -202,6 +203,9 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         url=fields.get("url", ""),
         state=fields.get("state", "unknown"),
         last_seen_s=last_seen_s,
+        applied=applied,
+        priority=int(fields.get("priority", "0")[:9] or 0),
+        eligible=bool(fields.get("eligible")),
         models=models,
         extra=extra,
     )

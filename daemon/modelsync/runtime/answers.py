@@ -47,12 +47,7 @@ class NodeAnswers:
 
     async def status(self) -> dict[str, Any]:
         node = self._node
-        if node.redis_error is None:
-            try:
-                await node.catalog.report(node.identity.node, node.report())
-                await node.book.refresh_nodes()
-            except ModelsyncError as error:
-                node.redis_error = str(error)
+        await self._fresh_reports()
         lease = node.elector.lease
         return status.document(
             fleet=node.identity.fleet,
@@ -63,12 +58,24 @@ class NodeAnswers:
             models=node.book.records.values(),
         )
 
+    async def _fresh_reports(self) -> None:
+        """What nodes said a moment ago, or, with Redis away, what they said last."""
+        node = self._node
+        if node.redis_error is not None:
+            return
+        try:
+            await node.catalog.report(node.identity.node, node.report())
+            await node.book.refresh_nodes()
+        except ModelsyncError as error:
+            node.redis_error = str(error)
+
     async def models(self) -> list[dict[str, Any]]:
         records = sorted(self._node.book.records.values(), key=lambda record: record.name)
         return [status.model_line(record) for record in records]
 
     async def model(self, name: ModelName) -> dict[str, Any]:
         record = self._record(name)
+        await self._fresh_reports()
         return {**status.model_line(record), "history": status.history(record, self._node.book.nodes)}
 
     def _record(self, name: ModelName) -> ModelRecord:

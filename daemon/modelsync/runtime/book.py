@@ -39,6 +39,11 @@ class Book:
         """Read the disk. Raises LayoutCorrupt, DiskFailed."""
         self.records = await asyncio.to_thread(self._disk.load)
 
+    @property
+    def applied(self) -> EntryId:
+        """The last catalog change that this node has on disk."""
+        return self._ledger.applied
+
     def record(self, name: ModelName) -> ModelRecord:
         return self.records.get(name) or ModelRecord(name)
 

@@ -206,7 +206,8 @@ class Elector:
                 return
             until_s = due_s if wake_s is None or wake_s <= self._tick_s else min(due_s, wake_s)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), until_s - now_s)
+                async with asyncio.timeout(until_s - now_s):
+                    await self._wake.wait()
 
     def _feed(self, event: msg.Event) -> None:
         now_s = self._clock.boottime_s()

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import structlog
 
 from modelsync.core import commands, policy
+from modelsync.core.candidacy import Rival
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import AuthorityLost, LocalFault, ModelsyncError, PolicyRefusal, RemoteFault
-from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
+from modelsync.core.ids import Digest, FleetName, ModelName, NodeId, Version
 from modelsync.core.messages import announcement
+from modelsync.core.promise import Ahead
 from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book
@@ -110,17 +112,17 @@ class Node:
             await self._leave(tasks, stopping)
 
     async def _leave(self, tasks: Sequence[asyncio.Task[None]], stopping: asyncio.Task[bool]) -> None:
+        for task in (*tasks, stopping):
+            task.cancel()  # the election's loop among them: what is given back below is not taken again
         await self.office.leave()
         with contextlib.suppress(ModelsyncError):
             await self.elector.release()
         await self.activator.close()
-        for task in (*tasks, stopping):
-            task.cancel()
         await asyncio.gather(*tasks, stopping, return_exceptions=True)
 
     # --- authority ---------------------------------------------------------------------------------------------------
 
-    async def promoted(self, authority: Authority, ahead: EntryId | None) -> None:
+    async def promoted(self, authority: Authority, ahead: Ahead | None) -> None:
         """Take office: know all there is to know, say so in the log, give Redis back what it lost, and begin."""
         await self._refresh(everything=True)
         await self.publisher.take_office("the lease was granted")
@@ -160,12 +162,19 @@ class Node:
     async def _refresh(self, *, everything: bool) -> None:
         changed = await self.book.refresh(everything=everything)
         if changed or not self.book.nodes:
-            await self.book.refresh_nodes()
+            await self._refresh_nodes()
         if self.redis_error is not None:
             log.info("redis.reached")
             self.redis_error = None
         if changed:
             self.activator.wake(changed)
+
+    async def _refresh_nodes(self) -> None:
+        """Read who else is there; the election counts its majorities and ranks its candidates by it."""
+        await self.book.refresh_nodes()
+        rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self.book.nodes]
+        self.elector.set_eligibility(rivals=rivals)
+        await self.elector.note_members(frozenset(node.id for node in self.book.nodes))
 
     async def _restore_if_behind(self) -> None:
         if self.book.redis_behind and self.elector.authority is not None:
@@ -186,6 +195,7 @@ class Node:
                         await self._heard(heard.text)
                     else:
                         self._sync_wake.set()
+                        self.elector.nudge()
             except ModelsyncError as error:
                 self._redis_failed(error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
@@ -267,7 +277,7 @@ class Node:
         while True:
             try:
                 await self.catalog.report(self.identity.node, self.report())
-                await self.book.refresh_nodes()
+                await self._refresh_nodes()
             except ModelsyncError as error:
                 self._redis_failed(error)
             await _wait(self._report_wake, REPORT_EVERY_S)
@@ -286,10 +296,13 @@ class Node:
         failed = [line for line in self.activator.report().values() if line["error"]]
         return {
             "id": self.identity.node,
-            "role": "primary" if self.elector.authority is not None else "replica",
+            "role": self.elector.role,
             "url": self.identity.url,
             "state": "degraded" if failed or self.settings.config_error else "ok",
             "epoch": str(self.elector.epoch),
+            "applied": str(self.book.applied),
+            "priority": str(self.elector.settings.priority),
+            "eligible": "" if self.elector.settings.excluded else "yes",
             "models": json.dumps(self.activator.report(), ensure_ascii=False),
             "extra": json.dumps(extra, ensure_ascii=False),
         }
@@ -353,7 +366,11 @@ class Node:
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    """Until it is set or the time is over; it is clear afterwards."""
+    """Until it is set or the time is over; it is clear afterwards.
+
+    asyncio.timeout, not wait_for: before Python 3.12 the latter loses a cancellation that comes with the event.
+    """
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     event.clear()

@@ -67,7 +67,7 @@ class Office:
             async with self._open_sources(self._known) as sources:
                 self._sources = sources
                 async for ready in sources:
-                    key = self._key(ready)
+                    key = ready.key
                     previous = latest.pop(key, None)
                     if previous is not None:
                         previous.cancel()
@@ -78,12 +78,6 @@ class Office:
             for task in latest.values():
                 task.cancel()
             await asyncio.gather(*latest.values(), return_exceptions=True)
-
-    def _key(self, ready: ReadySource) -> str:
-        assert self._watch is not None
-        if ready.root == self._watch:
-            return ready.files[0].path
-        return str(ready.root.relative_to(self._watch))
 
     async def _publish(self, key: str, ready: ReadySource, sources: Sources) -> None:
         draft = Draft(
@@ -100,7 +94,7 @@ class Office:
                 await self._publisher.publish(draft)
                 break
             except SourceChanged:
-                sources.request_rescan()
+                sources.retry(ready)
                 return
             except (NotAModel, PolicyRefusal, VersionConflict) as error:
                 self._refused[key] = str(error)
