@@ -232,7 +232,7 @@ class SourceWatcher:
             self._found = "event"  # what is found from now on came while the directory was watched
 
     async def _survey(self, entries: frozenset[str]) -> _Survey | None:
-        """Scan and understand, in a thread; None, with the reason among the refusals, where the disk does not answer."""
+        """Scan and understand, in a thread; None, with a reason among the refusals, where the disk does not answer."""
         try:
             survey = await asyncio.to_thread(self._scan, entries)
         except LocalFault as fault:
