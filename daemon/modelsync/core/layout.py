@@ -202,11 +202,13 @@ def _items(entry: Entry, tree: Sequence[Entry], refusals: dict[str, str]) -> lis
     if not numbers:
         return [_directory(entry, tree, name, None)]
     shared = [child for child in tree if is_marker(child.path) and child.path.count("/") == 1]
+    below: dict[str, list[Entry]] = {}
+    for other in tree:
+        below.setdefault("/".join(other.path.split("/", 2)[:2]), []).append(other)
     items = []
     for number, child in numbers.items():
         try:
-            below = [other for other in tree if other.path.startswith(child.path + "/")]
-            items.append(_directory(child, below, name, number, shared))
+            items.append(_directory(child, below[child.path][1:], name, number, shared))
         except _Refused as refusal:
             refusals[refusal.path] = refusal.reason
     return items
