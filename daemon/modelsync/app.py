@@ -220,8 +220,15 @@ class App:
             yield watcher
 
     def _settings(self, fault: str | None) -> LiveSettings:
+        config = self.config
         return LiveSettings(
-            poll_s=self.config.fleet.poll_s, pins=self.config.pins, keep=self.config.keep, config_error=fault
+            poll_s=config.fleet.poll_s,
+            pins=config.pins,
+            keep=config.keep,
+            concurrency=config.transfer.concurrency,
+            priority=config.node.priority,
+            nofailover=config.node.nofailover,
+            config_error=fault,
         )
 
     # --- beside the node ---------------------------------------------------------------------------------------------
@@ -245,20 +252,27 @@ class App:
         assert self.config_path is not None
         async for _ in watch.changes():
             notifier.reloading()
-            fault: str | None = None
-            try:
-                new = configuration.load(self.config_path)
-                changed = configuration.differences(self.config, new)
-                self.config = configuration.in_force(self.config, new)
-                if changed.restart:
-                    fault = f"{', '.join(changed.restart)}: changed in the file, and taken on at the next restart"
-                log.info("config.reloaded", live=list(changed.live), restart=list(changed.restart))
-            except ConfigurationFault as error:
-                fault = str(error)
-                log.error("config.refused", error=fault, next="the last good configuration stays in force")
+            before = self.config.models
+            fault = self._read_again(self.config_path)
             self.limiter.rate_bytes_per_s = self.config.transfer.rate_limit_bytes_per_s
             node.reload(self._settings(fault))
+            if self.config.models != before:
+                await node.office.restart()
             notifier.ready("configuration fault" if fault else "configuration reloaded")
+
+    def _read_again(self, path: Path) -> str | None:
+        """Put an edited file in force as far as it can be; what is wrong with it, as a sentence, or None."""
+        try:
+            new = configuration.load(path)
+        except ConfigurationFault as error:
+            log.error("config.refused", error=str(error), next="the last good configuration stays in force")
+            return str(error)
+        changed = configuration.differences(self.config, new)
+        self.config = configuration.in_force(self.config, new)
+        log.info("config.reloaded", live=list(changed.live), restart=list(changed.restart))
+        if not changed.restart:
+            return None
+        return f"{', '.join(changed.restart)}: changed in the file, and taken on at the next restart"
 
 
 class _Promises:

@@ -18,7 +18,10 @@ def set_up(*, level: str = "info", console: bool | None = None) -> None:
     human = sys.stderr.isatty() if console is None else console
     threshold = getattr(logging, level.upper())
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if human else structlog.processors.JSONRenderer()
+        # plain_traceback: the default prints local variables, and a token may be among them.
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if human
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[

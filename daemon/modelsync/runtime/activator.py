@@ -20,6 +20,7 @@ from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
 from modelsync.ports import ActiveRecord, Clock, LiveLinks, Peer, Progress, Puller, VersionStore
 from modelsync.runtime.book import Book
+from modelsync.runtime.crew import Crew
 
 log = structlog.get_logger()
 
@@ -35,7 +36,7 @@ class _Model:
     """What goes on with one model here; only its own task writes it."""
 
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
+    started: bool = False
     state: str = "idle"
     error: str | None = None
     failures: int = 0
@@ -65,9 +66,10 @@ class Activator:
         self._clock = clock
         self._peers = peers
         self._on_change = on_change
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._models: dict[ModelName, _Model] = {}
         self._closing = False
+        self.crew = Crew()
         self.pins: Mapping[ModelName, int | str] = {}
         self.records: dict[ModelName, ActiveRecord] = {}
 
@@ -82,19 +84,17 @@ class Activator:
         for name in self._book.records if names is None else names:
             model = self._models.setdefault(name, _Model())
             model.wake.set()
-            if model.task is None and not self._closing:
-                model.task = asyncio.create_task(self._run(name, model), name=f"activate-{name}")
+            if not model.started and not self._closing:
+                model.started = True
+                self.crew.start(self._run(name, model), f"activate-{name}")
 
     async def close(self) -> None:
         """Stop every pull; what is verified of it stays for the next start."""
         self._closing = True
-        tasks = [model.task for model in self._models.values() if model.task]
         for model in self._models.values():
             if model.progress is not None:
                 model.progress.cancelled.set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.crew.close()
 
     def active_version(self, name: ModelName) -> Version | None:
         record = self.records.get(name)
@@ -263,7 +263,7 @@ class Activator:
         progress = model.progress = Progress(total_bytes=size_bytes)
         model.state = "pulling"
         started_s = self._clock.boottime_s()
-        gate = asyncio.Semaphore(self._concurrency)
+        gate = asyncio.Semaphore(self.concurrency)
 
         async def one(entry: FileEntry) -> None:
             async with gate:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -25,6 +25,7 @@ from modelsync.core.promise import Ahead
 from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book
+from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
@@ -44,6 +45,9 @@ class LiveSettings:
     poll_s: float
     pins: Mapping[ModelName, int | str]
     keep: Callable[[ModelName], int]
+    concurrency: int
+    priority: int
+    nofailover: bool
     config_error: str | None = None
 
 
@@ -86,6 +90,7 @@ class Node:
         self.elector = elector
         self.clock = clock
         self.redis_error: str | None = "not read yet"
+        self.crew = Crew()
         self._sync_wake = asyncio.Event()
         self._report_wake = asyncio.Event()
         self._collect_wake = asyncio.Event()
@@ -102,7 +107,8 @@ class Node:
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set; then hand over the lease and leave everything in order."""
         loops = (self._sync_loop, self._listen_loop, self._report_loop, self._collect_loop, self.elector.run)
-        tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        watches = (self.crew.watch, self.activator.crew.watch, self.office.crew.watch)
+        tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in (*loops, *watches)]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             done, _ = await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -118,6 +124,7 @@ class Node:
         with contextlib.suppress(ModelsyncError):
             await self.elector.release()
         await self.activator.close()
+        await self.crew.close()
         await asyncio.gather(*tasks, stopping, return_exceptions=True)
 
     # --- authority ---------------------------------------------------------------------------------------------------
@@ -267,7 +274,7 @@ class Node:
             digest=str(self.book.record(name).require(version).digest) if version else None,
             node=self.identity.node,
         )
-        asyncio.get_running_loop().create_task(self._announce(text))
+        self.crew.start(self._announce(text), "announce")
 
     async def _announce(self, text: str) -> None:
         with contextlib.suppress(ModelsyncError):
@@ -360,6 +367,10 @@ class Node:
         pins_changed = settings.pins != self.settings.pins
         self.settings = settings
         self.activator.pins = settings.pins
+        self.activator.concurrency = settings.concurrency
+        self.elector.settings = replace(
+            self.elector.settings, priority=settings.priority, nofailover=settings.nofailover
+        )
         self._report_wake.set()
         if pins_changed:
             self.activator.wake()

@@ -17,6 +17,7 @@ import structlog
 from modelsync.core.errors import DiskFailed, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
 from modelsync.core.ids import NodeId
 from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
+from modelsync.runtime.crew import Crew
 from modelsync.runtime.publisher import Draft, Publisher
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ class Office:
         self._known: dict[str, tuple[SourceFile, ...]] = {}
         self._refused: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
+        self.crew = Crew()
 
     def refusals(self) -> dict[str, str]:
         """Path to reason, for what lies in the models directory and is not published."""
@@ -50,7 +52,13 @@ class Office:
     def enter(self) -> None:
         """Begin to publish. Does nothing without a models directory."""
         if self._watch is not None and self._task is None:
-            self._task = asyncio.create_task(self._work(), name="models-directory")
+            self._task = self.crew.start(self._work(), "models-directory")
+
+    async def restart(self) -> None:
+        """Look at the models directory anew, by settings that have changed."""
+        if self._task is not None:
+            await self.leave()
+            self.enter()
 
     async def leave(self) -> None:
         """Stop; a publish that is under way is abandoned or fenced."""
@@ -71,7 +79,7 @@ class Office:
                     previous = latest.pop(key, None)
                     if previous is not None:
                         previous.cancel()
-                    latest[key] = asyncio.create_task(self._publish(key, ready, sources), name=f"publish-{key}")
+                    latest[key] = self.crew.start(self._publish(key, ready, sources), f"publish-{key}")
                     latest = {name: task for name, task in latest.items() if not task.done()}
         finally:
             self._sources = None
