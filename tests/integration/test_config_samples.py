@@ -113,14 +113,15 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     digest = hashlib.sha256(b"pw").hexdigest()
     acl = tmp_path / "users.acl"
     acl.write_text(re.sub(r"^(user \w+ on)", rf"\1 #{digest}", (SAMPLES / "users.acl").read_text(), flags=re.MULTILINE))
+    # chdir happens as the file is read, so the directory cannot be overridden behind it.
+    settings = tmp_path / "redis.conf"
+    settings.write_text((SAMPLES / "redis.conf").read_text().replace("dir /var/lib/redis", f"dir {tmp_path}"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         number = int(probe.getsockname()[1])
-    overrides = ["--port", str(number), "--dir", str(tmp_path), "--aclfile", str(acl)]
+    overrides = ["--port", str(number), "--aclfile", str(acl)]
     log = (tmp_path / "log").open("wb")
-    child = subprocess.Popen(
-        [request.param, SAMPLES / "redis.conf", *overrides], stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path
-    )
+    child = subprocess.Popen([request.param, settings, *overrides], stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
         for _ in range(500):
             assert child.poll() is None, (tmp_path / "log").read_text()
