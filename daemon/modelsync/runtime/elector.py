@@ -152,7 +152,9 @@ class Elector:
 
     def nudge(self) -> None:
         """Something was heard of the lease: look at it now rather than with the next heartbeat."""
-        if not self._todo:  # a storm of announcements costs one read
+        # A storm of announcements costs one read, and none while a turn is under way: a second read of the same lease
+        # beside an acquire would start a second claim, and the first grant would be given back.
+        if not self._todo and not self._turn.locked():
             self._feed(msg.Ticked())
 
     async def note_members(self, members: frozenset[str]) -> None:
