@@ -124,6 +124,23 @@ def must_step_down(authority: Authority, epoch: int) -> bool:
     return epoch > authority.epoch
 
 
+def contested(authority: Authority, epoch: int, holder: str, nonce: str) -> bool:
+    """Whether somebody was granted our epoch as well: Redis forgot one of the two grants.
+
+    At most one of them has its majority, but a member that promised the other can never follow this one. So whoever
+    learns of it goes on under a higher epoch.
+    """
+    return (
+        epoch == authority.epoch
+        and holder != ""
+        and (holder, nonce or authority.nonce)
+        != (
+            authority.holder,
+            authority.nonce,
+        )
+    )
+
+
 # --- watching: REPLICA and CANDIDATE --------------------------------------------------------------------------------
 
 
@@ -137,7 +154,19 @@ def _lease_read(state: State, event: msg.LeaseRead | msg.AcquireRefused, now_s: 
         return _granted(state, msg.Granted(lease.epoch, lease.nonce), now_s)
     watch = observed(state.watch, lease, now_s, state.timing)
     state = replace(state, watch=watch, lease=lease, highest=max(state.highest, lease.epoch))
-    return _claimed(state, now_s)
+    state, effects = _claimed(state, now_s)
+    accepted = event.accepted if isinstance(event, msg.LeaseRead) else None
+    if accepted is not None and _cannot_follow(state, lease, accepted):
+        return state, (msg.ShowGrant(lease.holder, accepted), *effects)
+    return state, effects
+
+
+def _cannot_follow(state: State, lease: LeaseView, accepted: Authority) -> bool:
+    """Whether the lease's holder does not know of a grant that was accepted here: then it must be told, since this
+    node refuses all that it writes."""
+    if lease.state != HELD or lease.holder == state.node:
+        return False
+    return lease.epoch < accepted.epoch or contested(accepted, lease.epoch, lease.holder, lease.nonce)
 
 
 def _claimed(state: State, now_s: float) -> Step:
@@ -242,9 +271,16 @@ def _epoch_seen(state: State, event: msg.EpochSeen, now_s: float) -> Step:
     state = replace(state, highest=max(state.highest, event.epoch))
     if state.authority is not None and must_step_down(state.authority, event.epoch):
         return _stepped_down(state, f"{event.holder or 'another node'} uses epoch {event.epoch}", now_s)
-    if state.authority is not None and event.epoch == state.authority.epoch and event.holder not in ("", state.node):
-        return state, (msg.RaiseAlarm("epoch.two_holders", event.epoch, (state.node, event.holder)),)
+    if state.authority is not None and contested(state.authority, event.epoch, event.holder, event.nonce):
+        return _moved_up(state, event.holder, now_s)
     return state, ()
+
+
+def _moved_up(state: State, other: str, now_s: float) -> Step:
+    """Leave a contested epoch by a handover to ourselves, which the next read finds and takes with a higher one."""
+    alarm = msg.RaiseAlarm("epoch.two_holders", state.highest, (state.node, other))
+    state, effects = _given_up(state, f"{other} was granted this epoch too", now_s, successor=state.node)
+    return replace(state, not_before_s=now_s), (alarm, *effects)
 
 
 def _stepped_down(state: State, reason: str, now_s: float) -> Step:
@@ -308,11 +344,9 @@ def _promised(state: State, event: msg.Promised, now_s: float) -> Step:
     state = replace(state, round=promises.answered(state.round, promise), highest=max(state.highest, promise.epoch))
     if must_step_down(event.authority, promise.epoch):
         return _given_up(state, f"{promise.node} has accepted epoch {promise.epoch}", now_s)
-    state, effects = _weighed(state, now_s)
-    if promise.granted or promise.epoch < event.authority.epoch:
-        return state, effects
-    alarm = msg.RaiseAlarm("epoch.two_holders", promise.epoch, (state.node, promise.holder))
-    return state, (alarm, *effects)
+    if not promise.granted and contested(event.authority, promise.epoch, promise.holder, promise.nonce):
+        return _moved_up(state, promise.holder, now_s)
+    return _weighed(state, now_s)
 
 
 def _silent(state: State, event: msg.PeerSilent, now_s: float) -> Step:

@@ -23,7 +23,10 @@ class Ticked:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRead:
+    """``accepted``: the highest grant on this node's disk when the read returned."""
+
     lease: LeaseView
+    accepted: Authority | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ class EpochSeen:
 
     epoch: int
     holder: str = ""
+    nonce: str = ""
+    """Empty where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +221,14 @@ class StepDown:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowGrant:
+    """Let the holder of the lease see what was promised here, which keeps this node from following it."""
+
+    holder: str
+    accepted: Authority
+
+
+@dataclass(frozen=True, slots=True)
 class RaiseAlarm:
     """Something that a correct Redis cannot show. ``kind`` is an event's name."""
 
@@ -226,5 +239,5 @@ class RaiseAlarm:
 
 Effect = (
     ReadLease | AcquireLease | PersistGrant | RenewLease | ReassertLease | ReleaseLease | CollectPromises
-    | BecomePrimary | StepDown | RaiseAlarm
+    | BecomePrimary | StepDown | ShowGrant | RaiseAlarm
 )  # fmt: skip

@@ -167,8 +167,8 @@ class Elector:
         Raises: DiskFull, DiskFailed: nothing was promised.
         """
         granted = True
-        if epoch > self._ledger.epoch and holder != self.identity.node:
-            self.note_epoch(epoch, holder)  # before the disk: what we promise away we do not use meanwhile
+        if epoch >= self._ledger.epoch:  # before the disk: what we promise away we do not use meanwhile
+            self._feed(msg.EpochSeen(epoch, holder, nonce))
         try:
             await asyncio.to_thread(self._ledger.accept, epoch, holder, nonce)
         except StaleEpoch:
@@ -234,10 +234,12 @@ class Elector:
 
     async def _read(self, effect: msg.ReadLease) -> None:
         try:
-            self._feed(msg.LeaseRead(await self._coordinator.read()))
+            lease = await self._coordinator.read()
         except _FAULTS as error:
             log.debug("lease.unread", error=str(error))
             self._feed(msg.ReadFailed())
+        else:
+            self._feed(msg.LeaseRead(lease, _accepted(self._ledger)))
 
     async def _acquire(self, effect: msg.AcquireLease) -> None:
         try:
@@ -304,6 +306,9 @@ class Elector:
         if effect.was_established:
             await self.on_demoted(effect.reason)
 
+    async def _show(self, effect: msg.ShowGrant) -> None:
+        self._start(self._shown(node_id(effect.holder), effect.accepted))
+
     async def _alarm(self, effect: msg.RaiseAlarm) -> None:
         self.alarms.append(effect)
         log.error(effect.kind, epoch=effect.epoch, holders=effect.holders, next="this node's own term may end")
@@ -325,6 +330,12 @@ class Elector:
             else:
                 self._feed(msg.Promised(authority, promise))
                 return
+
+    async def _shown(self, holder: NodeId, accepted: Authority) -> None:
+        """To be asked for a promise of what we promised is how the holder learns that its epoch is contested."""
+        with contextlib.suppress(*_FAULTS, TimeoutError):
+            async with asyncio.timeout(PEER_TIMEOUT_HEARTBEATS * self._state.timing.heartbeat_s):
+                await self._peers.promise(holder, accepted.epoch, accepted.holder, accepted.nonce)
 
     async def _prepare(self, effect: msg.BecomePrimary) -> None:
         try:
@@ -362,18 +373,22 @@ class Elector:
         msg.CollectPromises: _collect,
         msg.BecomePrimary: _become,
         msg.StepDown: _step_down,
+        msg.ShowGrant: _show,
         msg.RaiseAlarm: _alarm,
     }
 
 
+def _accepted(ledger: EpochLedger) -> Authority | None:
+    return Authority(ledger.epoch, NodeId(ledger.holder), ledger.nonce) if ledger.epoch else None
+
+
 def _initial(identity: ElectorIdentity, settings: ElectorSettings, ledger: EpochLedger) -> State:
-    accepted = Authority(ledger.epoch, NodeId(ledger.holder), ledger.nonce) if ledger.epoch else None
     return State(
         node=identity.node,
         incarnation=secrets.token_hex(8),
         timing=Timing(settings.ttl_s, settings.heartbeat_s),
         highest=max(ledger.epoch, ledger.applied.epoch),
         applied=ledger.applied,
-        predecessor=accepted,
+        predecessor=_accepted(ledger),
         eligibility=Eligibility(settings.excluded),
     )
