@@ -79,7 +79,7 @@ def _small_int(text: str) -> int:
 
 
 def _check(value: Any, depth: int, what: str) -> None:
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH and isinstance(value, list | dict):
         raise MalformedMessage(what=what, reason=f"nested deeper than {MAX_DEPTH} levels")
     if value is None or isinstance(value, bool):
         return
@@ -93,15 +93,15 @@ def _check(value: Any, depth: int, what: str) -> None:
             _check(item, depth + 1, what)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise MalformedMessage(what=what, reason="a key is not text")
             _check_text(key, what)
             _check(item, depth + 1, what)
     else:
         raise MalformedMessage(what=what, reason=f"a value of type {type(value).__name__}")
 
 
-def _check_text(text: str, what: str) -> None:
+def _check_text(text: Any, what: str) -> None:
+    if not isinstance(text, str):
+        raise MalformedMessage(what=what, reason="a key is not text")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise MalformedMessage(what=what, reason="a lone surrogate, which is not text")
 
@@ -109,7 +109,7 @@ def _check_text(text: str, what: str) -> None:
 def with_floats_tagged(value: Any) -> Any:
     """Replace floats by ``{"$float": text}``, so that metadata such as get_params() has a canonical form."""
     if isinstance(value, float):
-        return {"$float": repr(value)}
+        return {"$float": float.__repr__(value)}  # a subclass, such as NumPy's, may print itself otherwise
     if isinstance(value, list | tuple):
         return [with_floats_tagged(item) for item in value]
     if isinstance(value, dict):
@@ -118,14 +118,19 @@ def with_floats_tagged(value: Any) -> Any:
 
 
 def with_floats_restored(value: Any) -> Any:
-    """Undo ``with_floats_tagged``. A tag that holds no number stays as it is: metadata is the user's own."""
+    """Undo ``with_floats_tagged``. A tag that it would not have written stays as it is: metadata is the user's own."""
     if isinstance(value, list):
         return [with_floats_restored(item) for item in value]
     if isinstance(value, dict):
         if value.keys() == {"$float"} and isinstance(value["$float"], str):
-            try:
-                return float(value["$float"])
-            except ValueError:
-                return value
+            return _float_of(value["$float"], value)
         return {key: with_floats_restored(item) for key, item in value.items()}
     return value
+
+
+def _float_of(text: str, otherwise: Any) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return otherwise
+    return number if repr(number) == text else otherwise

@@ -92,18 +92,21 @@ def _bounded(record: ModelRecord) -> ModelRecord:
     surplus = len(record.versions) - MAX_VERSIONS
     if surplus <= 0:
         return record
-    kept_by_name = {record.head, record.desired, record.pinned, *record.aliases.values()}
-    droppable = [number for number in sorted(record.versions) if number not in kept_by_name]
-    gone = set(droppable[:surplus])
+    gone = set(_unnamed(record)[:surplus])
     return replace(record, versions={n: v for n, v in record.versions.items() if n not in gone})
+
+
+def _unnamed(record: ModelRecord) -> list[Version]:
+    """Versions that are kept for their age alone, oldest first."""
+    named = {record.head, record.desired, record.pinned, *record.aliases.values()}
+    return [number for number in sorted(record.versions) if number not in named]
 
 
 def resolve(record: ModelRecord, target: int | str) -> Version:
     """A version number or alias as a version that exists. Raises NoSuchVersion."""
-    if isinstance(target, str) and target in record.aliases:
-        return record.aliases[target]
     try:
-        number = version(target)
+        named = record.aliases.get(target) if isinstance(target, str) else None
+        number = named or version(target)
     except BadName as error:
         raise NoSuchVersion(reason=f"{record.name} has no alias {target!r}") from error
     record.require(number)
@@ -150,7 +153,9 @@ def rolled_back(record: ModelRecord, target: int | str | None, at: EntryId) -> M
         if now is not None and number >= now:
             raise PolicyRefusal(reason=f"version {number} is not earlier than {now}: that would be an update")
         return replace(record, id=at, desired=number)
-    earlier = [number for number in record.versions if now is not None and number < now]
+    if now is None:
+        raise NoSuchVersion(reason=f"{record.name} has no version yet")
+    earlier = [number for number in record.versions if number < now]
     if not earlier:
         raise NoSuchVersion(reason=f"{record.name} has no version before {now}")
     return replace(record, id=at, desired=max(earlier))
@@ -194,11 +199,11 @@ def reissued(record: ModelRecord, at: EntryId) -> ModelRecord:
 def orphaned(ours: ModelRecord, theirs: ModelRecord) -> dict[Version, VersionRecord]:
     """Versions of ours that a later record does not know: published by a primary whose last writes were lost.
 
-    Deleted ones and those older than all that the later record keeps are not orphans.
+    Deleted ones and those older than all that the later record keeps for their age are not orphans.
     """
     if theirs.id <= ours.id:
         return {}
-    oldest = min(theirs.versions, default=0)
+    oldest = min(_unnamed(theirs) or theirs.versions, default=0)
     return {
         number: entry
         for number, entry in ours.versions.items()
@@ -262,21 +267,21 @@ def _optional_version(text: str) -> Version | None:
 
 
 def _parse_aliases(text: str) -> dict[str, Version]:
-    value = canonical.decode(text.encode(), "aliases", max_bytes=1 << 16)
+    value = canonical.decode(_bytes(text), "aliases", max_bytes=1 << 16)
     if not isinstance(value, dict):
         raise MalformedMessage(what="aliases", reason="not an object")
     return {alias_name(key): version(number) for key, number in value.items()}
 
 
 def _parse_deleted(text: str) -> frozenset[Version]:
-    value = canonical.decode(text.encode(), "deleted versions", max_bytes=1 << 16)
+    value = canonical.decode(_bytes(text), "deleted versions", max_bytes=1 << 16)
     if not isinstance(value, list):
         raise MalformedMessage(what="deleted versions", reason="not a list")
     return frozenset(version(number) for number in value)
 
 
 def _parse_version(text: str) -> VersionRecord:
-    value = canonical.decode(text.encode(), "version record", max_bytes=1 << 18)
+    value = canonical.decode(_bytes(text), "version record", max_bytes=1 << 20)
     if not isinstance(value, dict):
         raise MalformedMessage(what="version record", reason="not an object")
     return VersionRecord(
@@ -289,6 +294,11 @@ def _parse_version(text: str) -> VersionRecord:
         note=_text(value.get("note")),
         parent=Digest.parse(value["parent"]) if value.get("parent") is not None else None,
     )
+
+
+def _bytes(text: str) -> bytes:
+    # A lone surrogate becomes bytes that the decoder refuses as no UTF-8.
+    return text.encode(errors="surrogatepass")
 
 
 def _natural(value: Any) -> int:

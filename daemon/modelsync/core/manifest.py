@@ -101,22 +101,27 @@ def published_path(text: object) -> str:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest's canonical bytes."""
-    return canonical.encode(
-        {
-            "format": FORMAT,
-            "model": manifest.model,
-            "version": manifest.version,
-            "id": str(manifest.id),
-            "created_ms": manifest.created_ms,
-            "author": manifest.author,
-            "note": manifest.note,
-            "parent": str(manifest.parent) if manifest.parent else None,
-            "content": str(manifest.content),
-            "metadata": canonical.with_floats_tagged(dict(manifest.metadata)),
-            "files": [_encode_file(entry) for entry in manifest.files],
-        }
-    )
+    """The manifest's canonical bytes.
+
+    Raises: MalformedMessage for what ``decode`` would refuse: a version that no replica can read is not published.
+    """
+    value = {
+        "format": FORMAT,
+        "model": manifest.model,
+        "version": manifest.version,
+        "id": str(manifest.id),
+        "created_ms": manifest.created_ms,
+        "author": manifest.author,
+        "note": manifest.note,
+        "parent": str(manifest.parent) if manifest.parent else None,
+        "content": str(manifest.content),
+        "metadata": canonical.with_floats_tagged(dict(manifest.metadata)),
+        "files": [_encode_file(entry) for entry in manifest.files],
+    }
+    data = canonical.encode(value)
+    _require(len(data) <= canonical.MAX_DOCUMENT_BYTES, f"{len(data)} bytes: metadata or the list of files is too long")
+    _checked(value)
+    return data
 
 
 def _encode_file(entry: FileEntry) -> dict[str, Any]:
@@ -136,7 +141,10 @@ def _encode_file(entry: FileEntry) -> dict[str, Any]:
 
 def decode(data: bytes) -> Manifest:
     """Parse a manifest from outside. Raises MalformedMessage for anything that ``encode`` would not have written."""
-    value = canonical.decode_canonical(data, "manifest")
+    return _checked(canonical.decode_canonical(data, "manifest"))
+
+
+def _checked(value: Any) -> Manifest:
     try:
         return _decode(value)
     except BadName as error:
@@ -154,7 +162,10 @@ def _require(condition: bool, reason: str) -> None:
 
 def _decode(value: Any) -> Manifest:
     _require(isinstance(value, dict), "it is not an object")
-    _require(value.get("format") == FORMAT, f"format {value.get('format')!r}: this release reads format {FORMAT}")
+    format_ = value.get("format")
+    _require(
+        format_ == FORMAT and not isinstance(format_, bool), f"format {format_!r}: this release reads format {FORMAT}"
+    )
     _require(value.keys() == _KEYS, f"keys {sorted(value.keys() ^ _KEYS)} are missing or unknown")
     _require(isinstance(value["metadata"], dict), "metadata is not an object")
     _require(isinstance(value["files"], list) and 0 < len(value["files"]) <= MAX_FILES, "files: 1 to 100,000 of them")
@@ -210,6 +221,7 @@ def _decode_file(value: Any) -> FileEntry:
     inline = entry.chunk_count <= MAX_INLINE_CHUNKS
     _require(inline == (entry.chunk_list is None), "chunks are inline up to 16 and a list of their own above")
     _require(not inline or len(entry.chunks) == entry.chunk_count, "the number of chunks does not fit the size")
+    _require(entry.chunk_count != 1 or entry.chunks == (entry.digest,), "the only chunk is not the file's digest")
     return entry
 
 

@@ -1,6 +1,6 @@
 """Announcements on pub/sub: hints that are safe to lose, double or reorder. PROTOCOL.md section 4.
 
-What is written here is for people and wake-ups; no node ever acts on a field of an announcement, it rereads the catalog.
+What is written here is for people and wake-ups; no node acts on a field of an announcement, it rereads the catalog.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class NodeReport:
     url: str
     state: str
     last_seen_s: float
+    epoch: int = 0
     applied: EntryId = ZERO_ID
     priority: int = 0
     eligible: bool = False
@@ -129,4 +130,6 @@ def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
         held = line.get("held") if isinstance(line, dict) else None
         if not isinstance(held, list) or not all(isinstance(number, int) for number in held):
             raise MalformedMessage(what="node report", reason="a model's line has no list `held`")
+        if not isinstance(line.get("active"), int | None):
+            raise MalformedMessage(what="node report", reason="a model's `active` is not a version")
     return value
