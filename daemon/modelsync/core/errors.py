@@ -88,6 +88,21 @@ class DiskFailed(LocalFault):
 
 
 @dataclass(eq=False)
+class DiskReadOnly(DiskFailed):
+    """The file system is read-only, often after an error: what is active is served on; check the kernel log."""
+
+
+@dataclass(eq=False)
+class OutOfDescriptors(DiskFailed):
+    """No further file can be opened: raise LimitNOFILE or lower `transfer.concurrency`; it is tried again."""
+
+
+@dataclass(eq=False)
+class NotPermitted(DiskFailed):
+    """Permission was denied: the state and live directories must belong to the user that the daemon runs as."""
+
+
+@dataclass(eq=False)
 class LayoutCorrupt(LocalFault):
     """A file in the state directory is not what modelsync wrote; the message says which, and how to recover."""
 

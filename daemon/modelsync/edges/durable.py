@@ -14,12 +14,27 @@ import ctypes
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from modelsync.core.errors import DiskFailed, DiskFull, LocalFault
+from modelsync.core.errors import (
+    DiskFailed,
+    DiskFull,
+    DiskReadOnly,
+    LocalFault,
+    NotPermitted,
+    OutOfDescriptors,
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SPECIAL = {
+    errno.EROFS: DiskReadOnly,
+    errno.EMFILE: OutOfDescriptors,
+    errno.ENFILE: OutOfDescriptors,
+    errno.EACCES: NotPermitted,
+    errno.EPERM: NotPermitted,
+}
+"""Faults that an operator ends in another way than by replacing a disk."""
 
 
 @contextlib.contextmanager
@@ -35,8 +50,9 @@ def translated(error: OSError, path: Path | str, operation: str) -> LocalFault:
     """The error of ours that says what this OSError means to an operator."""
     if error.errno in _FULL:
         return DiskFull(path=str(path))
-    name = errno.errorcode.get(error.errno or 0, str(error.errno))
-    return DiskFailed(path=str(path), operation=operation, errno_name=name)
+    number = error.errno or 0
+    kind = _SPECIAL.get(number, DiskFailed)
+    return kind(path=str(path), operation=operation, errno_name=errno.errorcode.get(number, str(number)))
 
 
 def fsync_directory(path: Path | str) -> None:
@@ -96,17 +112,23 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         fsync_directory(path.parent)
 
 
-def replace_symlink(link: Path, target: str) -> None:
-    """Point a symbolic link elsewhere in one step; a reader sees the old or the new target. Raises OSError."""
-    temporary = link.parent / temporary_name(link.name)
-    os.symlink(target, temporary)
-    try:
-        os.rename(temporary, link)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    fsync_directory(link.parent)
+def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]]) -> None:
+    """Point symbolic links of one directory elsewhere, one after another and each in one step; then one fsync.
+
+    Args:
+        targets: (name, target). A reader sees each link's old or new target, and never a later link before an earlier.
+    Raises: OSError: the links before the one that failed are switched.
+    """
+    for name, target in targets:
+        temporary = directory / temporary_name(name)
+        os.symlink(target, temporary)
+        try:
+            os.rename(temporary, directory / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    fsync_directory(directory)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -121,16 +143,23 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> None
     _libc.sync_file_range(descriptor, ctypes.c_int64(offset_bytes), ctypes.c_int64(size_bytes), _SYNC_FILE_RANGE_WRITE)
 
 
-def sync_filesystem(path: Path | str) -> None:
-    """syncfs(2): one barrier for many small files, where an fsync for each would cost a journal commit for each.
+@contextlib.contextmanager
+def filesystem_barrier(path: Path | str) -> Iterator[Callable[[], None]]:
+    """Give a function that makes all that was written since durable: one syncfs(2) for many small files, where an
+    fsync for each would cost a journal commit for each.
 
-    Linux 5.8 and later report here every write-back error since the descriptor was opened. Raises OSError.
+    The descriptor is opened before the writes, because from Linux 5.8 on syncfs reports the write-back errors since
+    its descriptor was opened. Raises OSError, and the function does.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+
+    def sync() -> None:
         if _libc.syncfs(descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), str(path))
+
+    try:
+        yield sync
     finally:
         os.close(descriptor)
 

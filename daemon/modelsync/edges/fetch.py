@@ -12,7 +12,8 @@ import http.client
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial as partial_call
 from pathlib import Path
@@ -21,21 +22,33 @@ from urllib.parse import urlsplit
 
 from blake3 import blake3
 
-from modelsync.core.errors import DigestMismatch, DiskFailed, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
+from modelsync.core.errors import (
+    DigestMismatch,
+    LocalFault,
+    ModelsyncError,
+    OutOfDescriptors,
+    PeerRefused,
+    PeerUnavailable,
+    TimedOut,
+)
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer import Run, runs
-from modelsync.edges import durable
+from modelsync.edges import durable, partial_file
 from modelsync.edges.durable import local_faults
 from modelsync.edges.store import Store
 from modelsync.ports import Peer, Progress
 
 Answer = TypeVar("Answer")
 
-TIMEOUT_S = 10.0
-"""Silence on a connection for this long means another peer is asked."""
+TIMEOUT_S = 5.0
+"""Silence on a connection for this long means another peer is asked; below the 10 s in which a daemon must stop."""
+CHUNK_TIMEOUT_S = 60.0
+"""A peer that takes longer for one chunk (below 17 KB/s) is given up, however steadily it drips."""
 _WRITEBACK_BYTES = 32 << 20
 _IDLE_CONNECTIONS = 4
+_LOOK_S = 0.5
+"""How often a pull that waits for another one looks whether it was cancelled itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +70,8 @@ class RateLimiter:
         self._guard = threading.Lock()
         self._free_at_s = 0.0
 
-    def take(self, size_bytes: int) -> None:
-        """Wait until these bytes may be counted."""
+    def take(self, size_bytes: int, cancelled: threading.Event) -> None:
+        """Wait until these bytes may be counted, or the pull is cancelled."""
         rate = self.rate_bytes_per_s
         if not rate:
             return
@@ -66,7 +79,7 @@ class RateLimiter:
             now = time.monotonic()
             start = max(now, self._free_at_s)
             self._free_at_s = start + size_bytes / rate
-        time.sleep(min(max(0.0, start - now), 60.0))
+        cancelled.wait(start - now)
 
 
 class Connections:
@@ -103,10 +116,13 @@ class Connections:
 class Fetcher:
     """Pulls objects into one store. Its methods block; call them from a thread."""
 
-    def __init__(self, store: Store, limiter: RateLimiter) -> None:
+    def __init__(self, store: Store, limiter: RateLimiter, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         self._store = store
         self._limiter = limiter
+        self._headers = headers
         self._connections = Connections()
+        self._guard = threading.Lock()
+        self._under_way: dict[Digest, threading.Event] = {}
 
     def close(self) -> None:
         self._connections.close()
@@ -121,31 +137,43 @@ class Fetcher:
         data = self._store.read_document(digest)
         if data is not None:
             return data
-        data = self._from_any(peers, progress, lambda peer: self._read_document(peer, digest, max_bytes))
+        data = self._from_any(peers, progress, lambda peer: self._read_document(peer, digest, max_bytes, progress))
         self._store.put_document(data)
-        progress.wire_bytes += len(data)
         return data
 
-    def _read_document(self, peer: Peer, digest: Digest, max_bytes: int) -> bytes:
+    def _read_document(self, peer: Peer, digest: Digest, max_bytes: int, progress: Progress) -> bytes:
         with self._get(peer, digest, None) as response:
-            data = response.read(max_bytes + 1)
-            if len(data) > max_bytes or (response.length or 0) > 0:
-                raise PeerRefused(peer=peer.id, status=200, reason=f"a document above {max_bytes} bytes")
-        actual = Digest(blake3(data).digest())
-        if actual != digest:
-            raise _mismatch(str(digest), None, digest, actual, peer)
-        return data
+            if response.length is None or response.length > max_bytes:
+                raise PeerRefused(
+                    peer=peer.id, status=200, reason=f"{response.length} bytes, at most {max_bytes} are read"
+                )
+            data = bytearray(response.length)
+            _read_exactly(response, memoryview(data), peer, progress)
+            self._count(progress, wire_bytes=len(data))
+            actual = Digest(blake3(data).digest())
+            if actual != digest:
+                raise _mismatch(str(digest), None, digest, actual, peer)
+        return bytes(data)
 
     @staticmethod
     def _from_any(peers: Sequence[Peer], progress: Progress, ask: Callable[[Peer], Answer]) -> Answer:
+        """Ask one peer after another; those that gave wrong bytes in this pull come last."""
         fault: ModelsyncError = PeerUnavailable(peer="any", reason="no peer that could have it is known")
-        for peer in peers:
+        lies = Counter(error.source for error in progress.blamed if isinstance(error, DigestMismatch))
+        for peer in sorted(peers, key=lambda peer: lies[peer.id]):
+            _require_going_on(progress)
             try:
                 return ask(peer)
             except (PeerRefused, PeerUnavailable, DigestMismatch) as error:
-                fault = error
-                progress.blamed.append(error)
+                fault = _without_frames(error)
+                progress.blamed.append(fault)
+        _require_going_on(progress)
         raise fault
+
+    def _count(self, progress: Progress, *, done_bytes: int = 0, wire_bytes: int = 0) -> None:
+        with self._guard:  # several threads pull files of one version
+            progress.done_bytes += done_bytes
+            progress.wire_bytes += wire_bytes
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -157,38 +185,60 @@ class Fetcher:
             DiskFull, DiskFailed: the file was discarded.
             TimedOut: cancelled.
         """
-        partial = self._store.partial_path(entry.digest)
-        with local_faults(partial, "prepare a pull"):
-            descriptor = self._open_partial(partial, entry.size_bytes)  # (1)
+        with self._alone(entry.digest, progress):
+            if self._store.has(entry.digest):
+                self._count(progress, done_bytes=entry.size_bytes)
+                return
+            partial = self._store.partial_path(entry.digest)
+            try:
+                with local_faults(partial, "pull"):
+                    self._pull(partial, entry, chunks, peers, progress)
+            except OutOfDescriptors:
+                raise  # that says nothing about the bytes
+            except LocalFault:
+                # After a failed write or fsync the kernel may have dropped pages that a read still shows: what lies
+                # there is not trusted again, and on a full disk it would only be in the way.
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+                raise
+
+    @contextlib.contextmanager
+    def _alone(self, digest: Digest, progress: Progress) -> Iterator[None]:
+        """Two models may hold one file: its second pull waits for the first and then finds it held."""
+        while True:
+            with self._guard:
+                if digest not in self._under_way:
+                    done = self._under_way[digest] = threading.Event()
+                    break
+                other = self._under_way[digest]
+            other.wait(_LOOK_S)
+            _require_going_on(progress)
         try:
-            verified = _verified_chunks(descriptor, entry, chunks)
-            progress.done_bytes += sum(entry.chunk_range(index)[1] for index in verified)
+            yield
+        finally:
+            with self._guard:
+                del self._under_way[digest]
+            done.set()
+
+    def _pull(
+        self, partial: Path, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress
+    ) -> None:
+        descriptor = partial_file.open_partial(partial, entry.size_bytes)  # (1)
+        try:
+            verified = partial_file.verified_chunks(descriptor, entry, chunks, lambda: _require_going_on(progress))
+            self._count(progress, done_bytes=sum(entry.chunk_range(index)[1] for index in verified))
             pull = _FilePull(entry, chunks, descriptor, verified, progress)
             while missing := runs(entry, verified):
                 self._from_any(peers, progress, partial_call(self._run, pull, missing[0]))  # (2)
-            self._finish(descriptor, partial, entry)  # (2) and (3)
+            self._finish(pull, partial)  # (2) and (3)
         finally:
             os.close(descriptor)
 
-    def _open_partial(self, path: Path, size_bytes: int) -> int:
-        try:
-            descriptor = durable.create_file(path, 0o600)
-        except FileExistsError:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if os.fstat(descriptor).st_size != size_bytes:
-                os.ftruncate(descriptor, 0)
-                if size_bytes:
-                    os.posix_fallocate(descriptor, 0, size_bytes)
-        except BaseException:
-            os.close(descriptor)
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            raise
-        return descriptor
-
     def _run(self, pull: _FilePull, run: Run, peer: Peer) -> None:
-        """Receive what is still missing of a range; an earlier peer may have delivered the beginning of it."""
+        """Receive what is still missing of a range; an earlier peer may have delivered the beginning of it.
+
+        At least its last chunk is missing: a peer that delivered all of a range has not failed.
+        """
         while run.first in pull.verified:
             run = Run(run.first + 1, run.last)
         with self._get(peer, pull.entry.digest, run.byte_range(pull.entry)) as response:
@@ -198,10 +248,8 @@ class Fetcher:
         buffer = memoryview(bytearray(pull.entry.chunk_bytes))
         written_from = run.byte_range(pull.entry)[0]
         for index in range(run.first, run.last + 1):
-            if pull.progress.cancelled.is_set():
-                raise TimedOut(what="pull", reached=f"cancelled at chunk {index} of {pull.entry.path}")
             offset, size = pull.entry.chunk_range(index)
-            self._limiter.take(size)
+            self._limiter.take(size, pull.progress.cancelled)
             self._receive_chunk(response, peer, pull, index, buffer[:size])
             if offset + size - written_from >= _WRITEBACK_BYTES:
                 durable.start_writeback(pull.descriptor, written_from, offset + size - written_from)
@@ -211,37 +259,31 @@ class Fetcher:
         self, response: http.client.HTTPResponse, peer: Peer, pull: _FilePull, index: int, data: memoryview
     ) -> None:
         """One chunk: received, verified while hot, and only then written and counted."""
-        _read_exactly(response, data, peer)
-        pull.progress.wire_bytes += len(data)
+        _read_exactly(response, data, peer, pull.progress)
+        self._count(pull.progress, wire_bytes=len(data))
         actual = Digest(blake3(data).digest())
         if actual != pull.chunks[index]:
             raise _mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)
         with local_faults(self._store.partial, "write"):
-            _pwrite_all(pull.descriptor, data, pull.entry.chunk_range(index)[0])
+            partial_file.write_at(pull.descriptor, data, pull.entry.chunk_range(index)[0])
         pull.verified.add(index)
-        pull.progress.done_bytes += len(data)
+        self._count(pull.progress, done_bytes=len(data))
 
-    def _finish(self, descriptor: int, partial: Path, entry: FileEntry) -> None:
+    def _finish(self, pull: _FilePull, partial: Path) -> None:
         """Steps 2 and 3: the whole file's digest beside its fsync, then its name."""
-        whole = _HashBeside(descriptor) if entry.chunk_count != 1 else None
+        entry = pull.entry
+        whole = partial_file.HashBeside(pull.descriptor) if entry.chunk_count != 1 else None
         try:
-            with local_faults(partial, "fsync"):
-                os.fchmod(descriptor, 0o444)
-                os.fsync(descriptor)
-        except DiskFailed:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)  # the kernel may have dropped what it could not write: never retried
-            raise
+            os.fchmod(pull.descriptor, 0o444)
+            os.fsync(pull.descriptor)
         finally:
-            actual = whole.result() if whole else entry.digest
+            actual = whole.result() if whole else pull.chunks[0]
         if actual != entry.digest:
-            with contextlib.suppress(OSError):
-                os.unlink(partial)
+            os.unlink(partial)
             raise DigestMismatch(
                 path=entry.path, chunk=None, expected=str(entry.digest), actual=str(actual), source="manifest"
             )
-        with local_faults(partial, "adopt"):
-            self._store.adopt(partial, entry.digest)
+        self._store.adopt(partial, entry.digest)
 
     # --- HTTP -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +297,7 @@ class Fetcher:
         """
         try:
             connection, response = self._request(peer, digest, byte_range)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: its URL is none
             raise PeerUnavailable(peer=peer.id, reason=f"{type(error).__name__}: {error}") from error
         try:
             _require_range(response, peer, byte_range)
@@ -274,7 +316,7 @@ class Fetcher:
     def _request(
         self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", **self._headers()}
         if byte_range is not None:
             headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
         while True:
@@ -304,68 +346,38 @@ def _require_range(response: http.client.HTTPResponse, peer: Peer, byte_range: t
         raise PeerRefused(peer=peer.id, status=206, reason=f"range {got!r}, {response.length} bytes")
 
 
-def _read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Peer) -> None:
-    filled = 0
+def _read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Peer, progress: Progress) -> None:
+    """Fill a buffer from a body of known length, in time, and give up when the pull is cancelled.
+
+    One recv at a time, which HTTPResponse.readinto() would not do: it returns only when the buffer is full, so a peer
+    that sends a byte every few seconds would hold this thread for weeks.
+    """
+    assert response.length is not None and response.length >= len(data), "_require_range or _read_document saw to it"
+    filled, give_up_s = 0, time.monotonic() + CHUNK_TIMEOUT_S
     while filled < len(data):
-        size = response.readinto(data[filled:])
+        _require_going_on(progress)
+        if time.monotonic() > give_up_s:
+            raise PeerUnavailable(peer=peer.id, reason=f"{filled} bytes in {CHUNK_TIMEOUT_S:g} s are too few")
+        size = response.fp.readinto1(data[filled:])
         if not size:
             raise PeerUnavailable(peer=peer.id, reason="the body ended early")
         filled += size
+        response.length -= size
+    if response.length == 0:
+        response.read()  # nothing is left: this only tells the response so
 
 
-def _pwrite_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        size = os.pwrite(descriptor, data, offset)
-        data, offset = data[size:], offset + size
+def _require_going_on(progress: Progress) -> None:
+    if progress.cancelled.is_set():
+        raise TimedOut(what="pull", reached=f"cancelled at {progress.done_bytes} of {progress.total_bytes} bytes")
+
+
+def _without_frames(error: ModelsyncError) -> ModelsyncError:
+    """Drop what tracebacks hold on to: a chunk's buffer for each fault, in a list that grows with the pull."""
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None
+    return error.with_traceback(None)
 
 
 def _mismatch(path: str, chunk: int | None, expected: Digest, actual: Digest, peer: Peer) -> DigestMismatch:
     return DigestMismatch(path=path, chunk=chunk, expected=str(expected), actual=str(actual), source=peer.id)
-
-
-def _verified_chunks(descriptor: int, entry: FileEntry, chunks: Sequence[Digest]) -> set[int]:
-    """Which chunks of a partial file are right already. Rehashing needs no journal that could itself be torn."""
-    verified: set[int] = set()
-    buffer = memoryview(bytearray(entry.chunk_bytes))
-    position = 0
-    while position < entry.size_bytes:
-        try:
-            position = os.lseek(descriptor, position, os.SEEK_DATA)  # preallocated and never written: skipped
-        except OSError:
-            break
-        index = position // entry.chunk_bytes
-        offset, size = entry.chunk_range(index)
-        if (
-            os.preadv(descriptor, [buffer[:size]], offset) == size
-            and blake3(buffer[:size]).digest() == chunks[index].raw
-        ):
-            verified.add(index)
-        position = offset + size
-    return verified
-
-
-class _HashBeside(threading.Thread):
-    """Hash a file through a descriptor while another thread waits for its fsync."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(name="hash-beside", daemon=True)
-        self._descriptor = descriptor
-        self._hasher = blake3()
-        self._error: OSError | None = None
-        self.start()
-
-    def run(self) -> None:
-        buffer = memoryview(bytearray(1 << 20))
-        offset = 0
-        try:
-            while size := os.preadv(self._descriptor, [buffer], offset):
-                self._hasher.update(buffer[:size])
-                offset += size
-        except OSError as error:
-            self._error = error
-
-    def result(self) -> Digest:
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return Digest(self._hasher.digest())

@@ -7,6 +7,7 @@ which number it gets. A file that is not what the scan saw, before or after, is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from modelsync.ports import SourceFile
 
 _WRITEBACK_BYTES = 32 << 20
 """How much is dirtied before write-back is started: large enough for whole extents, small against a disk's queue."""
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+"""Why a source could not be opened that says nothing about the source: it is tried again."""
 
 
 class IngestingStore(Store):
@@ -63,23 +66,36 @@ def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> tuple[Fil
         DiskFull, DiskFailed: the temporaries are removed, nothing is half done.
     """
     store.require_space(sum(source.size_bytes for source in sources))
-    batch = len(sources) >= BATCH_FILES
+    ordered = sorted(sources, key=lambda item: item.path)
     staged: list[tuple[Path, FileEntry]] = []
     try:
-        for source in sorted(sources, key=lambda item: item.path):
-            staged.append(_copy(store, root, source, sync=not batch))
         with local_faults(store.root, "make the ingested files durable"):
-            if batch:
-                durable.sync_filesystem(store.tmp)
-            for temporary, entry in staged:
-                store.adopt(temporary, entry.digest, sync=not batch)
-            if batch:
-                durable.sync_filesystem(store.objects)
+            if len(ordered) < BATCH_FILES:
+                _stage_each(store, root, ordered, staged)
+            else:
+                _stage_batch(store, root, ordered, staged)
     finally:
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     return tuple(_with_chunk_list(store, entry) for _, entry in staged)
+
+
+def _stage_each(store: Store, root: Path, sources: Sequence[SourceFile], staged: list[tuple[Path, FileEntry]]) -> None:
+    for source in sources:
+        staged.append(_copy(store, root, source, sync=True))
+    for temporary, entry in staged:
+        store.adopt(temporary, entry.digest)
+
+
+def _stage_batch(store: Store, root: Path, sources: Sequence[SourceFile], staged: list[tuple[Path, FileEntry]]) -> None:
+    with durable.filesystem_barrier(store.tmp) as barrier:
+        for source in sources:
+            staged.append(_copy(store, root, source, sync=False))
+        barrier()  # bytes before names
+        for temporary, entry in staged:
+            store.adopt(temporary, entry.digest, sync=False)
+        barrier()
 
 
 def _with_chunk_list(store: Store, entry: FileEntry) -> FileEntry:
@@ -100,6 +116,7 @@ def _copy(store: Store, root: Path, source: SourceFile, *, sync: bool) -> tuple[
         try:
             with local_faults(temporary, "ingest"):
                 digest, chunks = _copy_bytes(reader, writer, source.size_bytes)
+                os.fchmod(writer, 0o444)  # whatever the umask: other users read what `current` holds
                 if sync:
                     os.fsync(writer)
             _require_unchanged(reader, path, source)
@@ -122,6 +139,8 @@ def _open_source(path: Path) -> int:
     except FileNotFoundError as error:
         raise SourceChanged(path=str(path)) from error
     except OSError as error:
+        if error.errno in _OURS:
+            raise durable.translated(error, path, "open") from error
         raise NotAModel(path=str(path), reason=f"it cannot be read: {error.strerror}") from error
 
 

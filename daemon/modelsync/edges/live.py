@@ -22,8 +22,10 @@ class Live:
     """The live directory of one node. Its methods block; call them from a thread."""
 
     def __init__(self, live_dir: Path, trees: Path, state_dir: Path) -> None:
-        self._live = live_dir
-        self._trees = trees
+        # Resolved, since a relative link is followed from where its directory really is: LIVE or STATE may themselves
+        # lie behind symbolic links (as systemd's DynamicUser= makes of /var/lib/NAME).
+        self._live = Path(os.path.realpath(live_dir))
+        self._trees = Path(os.path.realpath(trees))
         self._records = state_dir / "active"
 
     def open(self) -> None:
@@ -49,7 +51,7 @@ class Live:
     def _target(self, link: Path, name: ModelName) -> Digest | None:
         try:
             target = Path(os.path.normpath(link.parent / os.readlink(link)))
-            if target.parent != Path(os.path.normpath(self._trees / name)):
+            if target.parent != self._trees / name:
                 return None
             return Digest.parse("b3:" + target.name)
         except (OSError, BadName):
@@ -67,12 +69,12 @@ class Live:
         with local_faults(directory, "switch current"):
             self.write_record(record)  # (7)
             durable.make_directories(directory)
-            durable.replace_symlink(
-                directory / "current", self._relative(directory, record.model, record.digest)
-            )  # (8)
+            links = [("current", self._relative(directory, record.model, record.digest))]
             if record.previous_digest is not None:
-                old = self._relative(directory, record.model, record.previous_digest)
-                durable.replace_symlink(directory / "previous", old)
+                # First, so that a crash in between leaves a `current` that is not yet as the record says: it is done
+                # again, and with it this link.
+                links.insert(0, ("previous", self._relative(directory, record.model, record.previous_digest)))
+            durable.replace_symlinks(directory, links)  # (8)
 
     def _relative(self, directory: Path, name: ModelName, digest: Digest) -> str:
         return os.path.relpath(self._trees / name / digest.hex, directory)

@@ -55,14 +55,20 @@ class Store:
         """
         with local_faults(self.root, "open the state directory"):
             durable.make_directories(self.root)
-            self._lock()
-            self._check_format()
-            for directory in (self.objects, self.manifests, self.trees, self.partial, self.tmp, self.quarantine):
-                durable.make_directories(directory)
-            self._make_shards()
-            self._sweep()
+            self.lock()
+            try:
+                self._check_format()
+                for directory in (self.objects, self.manifests, self.trees, self.partial, self.tmp, self.quarantine):
+                    durable.make_directories(directory)
+                self._make_shards()
+                self._sweep()
+                self._settle_names()
+            except BaseException:
+                self.close()
+                raise
 
-    def _lock(self) -> None:
+    def lock(self) -> None:
+        """Hold the directory until ``close`` or death. Raises StateInUse: another daemon holds it."""
         path = self.root / "lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -71,9 +77,10 @@ class Store:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             os.close(descriptor)
             raise StateInUse(path=str(self.root), holder=f"pid {holder}") from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock_descriptor = descriptor
+        with contextlib.suppress(OSError):
+            # For people only, so a full disk must not stop a start over it. Written over the last one, in place.
+            os.pwrite(descriptor, f"{os.getpid():<10}\n".encode(), 0)
 
     def close(self) -> None:
         """Release the lock; the kernel does the same when the process dies."""
@@ -92,20 +99,29 @@ class Store:
 
     def _make_shards(self) -> None:
         # All 256 at once, so that no later publish pays for a new directory and its parent's fsync.
-        if (self.objects / "ff").is_dir():
-            return
-        for shard in range(256):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.objects / f"{shard:02x}", 0o755)
-        durable.fsync_directory(self.objects)
+        absent = {f"{shard:02x}" for shard in range(256)} - set(os.listdir(self.objects))
+        for name in sorted(absent):
+            os.mkdir(self.objects / name, 0o755)
+        if absent:
+            durable.fsync_directory(self.objects)
 
     def _sweep(self) -> None:
-        for entry in os.scandir(self.tmp):
-            _remove(Path(entry.path))
+        for name in os.listdir(self.tmp):
+            _remove(self.tmp / name)
         for directory in (self.root, self.manifests, self.root / "catalog", self.root / "active"):
-            for entry in os.scandir(directory) if directory.is_dir() else ():
-                if entry.name.endswith(".tmp"):
-                    _remove(Path(entry.path))
+            for name in os.listdir(directory) if directory.is_dir() else ():
+                if name.endswith(".tmp"):
+                    _remove(directory / name)
+        for name in os.listdir(self.partial):
+            if (self.objects / name[:2] / name).exists():
+                _remove(self.partial / name)  # it got its name, and the process died before this one went
+
+    def _settle_names(self) -> None:
+        # A process may be killed between giving a name and making it durable. This one would take a name that it
+        # finds for a durable one, so those that more is built upon are made durable once more, at every start.
+        models = [self.trees / name for name in os.listdir(self.trees)]
+        for directory in (*models, self.trees, self.manifests, self.root):
+            durable.fsync_directory(directory)
 
     # --- objects ----------------------------------------------------------------------------------------------------
 
@@ -139,13 +155,10 @@ class Store:
         ``sync`` False: the caller makes a batch durable with one barrier before anything refers to it.
         """
         target = self.object_path(digest)
-        try:
+        with contextlib.suppress(FileExistsError):  # then, too, it is synced: who linked it may have died before that
             os.link(temporary, target)
-        except FileExistsError:
-            pass
-        else:
-            if sync:
-                durable.fsync_directory(target.parent)
+        if sync:
+            durable.fsync_directory(target.parent)
         os.unlink(temporary)
 
     def put_document(self, data: bytes) -> Digest:
@@ -159,13 +172,11 @@ class Store:
     def read_document(self, digest: Digest) -> bytes | None:
         """A held manifest or chunk list, checked; a damaged one is set aside and counts as not held."""
         path = self.manifest_path(digest)
-        try:
-            with local_faults(path, "read"):
+        with local_faults(path, "read"):
+            try:
                 data = path.read_bytes()
-        except Exception:
-            if not path.exists():
+            except FileNotFoundError:
                 return None
-            raise
         if blake3(data).digest() != digest.raw:
             self.set_aside(path)
             return None
@@ -229,7 +240,13 @@ class Store:
         temporary = self.new_temporary(f"tree-{version.model}")
         with local_faults(target, "build the version's tree"):
             try:
-                self._fill_tree(temporary, version)  # (4)
+                if len(version.files) < BATCH_FILES:
+                    for directory in self._fill_tree(temporary, version, sync=True):  # (4)
+                        durable.fsync_directory(directory)
+                else:
+                    with durable.filesystem_barrier(self.tmp) as barrier:
+                        self._fill_tree(temporary, version, sync=False)  # (4)
+                        barrier()
                 durable.make_directories(target.parent)
                 os.rename(temporary, target)  # (5)
             except BaseException:
@@ -238,21 +255,17 @@ class Store:
             durable.fsync_directory(target.parent)
         return target
 
-    def _fill_tree(self, root: Path, version: Manifest) -> None:
+    def _fill_tree(self, root: Path, version: Manifest, *, sync: bool) -> list[Path]:
+        """Lay out the files; returns the directories from the leaves up."""
         os.mkdir(root, 0o755)
         directories = {root}
-        batch = len(version.files) >= BATCH_FILES
         for entry in version.files:
             path = root / entry.path
             if path.parent not in directories:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 directories.update(parent for parent in path.parents if parent.is_relative_to(root))
-            self._place(entry, path, sync=not batch)
-        if batch:
-            durable.sync_filesystem(root)
-            return
-        for directory in sorted(directories, key=lambda path: len(path.parts), reverse=True):
-            durable.fsync_directory(directory)
+            self._place(entry, path, sync=sync)
+        return sorted(directories, key=lambda path: len(path.parts), reverse=True)
 
     def _place(self, entry: FileEntry, path: Path, *, sync: bool) -> None:
         source = self.object_path(entry.digest)
@@ -298,13 +311,18 @@ class Store:
                 )
 
     def discard_damaged(self, version: Manifest, digest: Digest) -> list[str]:
-        """Set aside the objects of a version that no longer match, and its tree, so that it is pulled again."""
+        """Set aside the objects of a version that no longer match, and then its tree, so that it is pulled again.
+
+        Returns: the paths of the damaged files. Raises DiskFailed.
+        """
         damaged = []
         for entry in version.files:
             path = self.object_path(entry.digest)
             if path.exists() and hash_file(path) != entry.digest:
                 self.set_aside(path)
                 damaged.append(entry.path)
+        if damaged:
+            self.discard_tree(version.model, digest)
         return damaged
 
     # --- garbage ----------------------------------------------------------------------------------------------------
@@ -325,18 +343,20 @@ class Store:
                         del self._leases[digest]
 
     def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]:
-        """Remove trees, manifests and objects that no kept version refers to; views go first.
+        """Remove trees, manifests, objects and half-pulled files that no kept version refers to; views go first.
 
         Args:
-            keep: manifest digests by model. A model that is not named keeps nothing.
+            keep: manifest digests by model. A model that is not named is one that this node forgot (its catalog file
+                was lost), not one that nobody wants: it keeps all its trees.
         Returns:
             What was (or with ``dry_run`` would be) removed: trees, documents, objects, size_bytes.
         Raises: DiskFailed; MalformedMessage if a kept manifest cannot be read (nothing is removed then).
         """
         with local_faults(self.root, "collect garbage"), self._guard:
-            referenced = self._referenced(keep)
+            kept = self._kept(keep)
+            referenced = self._referenced(kept)
             removed = {"trees": 0, "documents": 0, "objects": 0, "size_bytes": 0}
-            for path in self._stale_trees(keep):
+            for path in self._stale_trees(kept):
                 removed["trees"] += 1
                 if not dry_run:
                     aside = self.new_temporary("gone")
@@ -346,37 +366,50 @@ class Store:
                 removed["documents"] += 1
                 if not dry_run:
                     os.unlink(path)
-            for shard in os.scandir(self.objects):
-                for path in self._stale_files(Path(shard.path), referenced):
-                    removed["objects"] += 1
-                    removed["size_bytes"] += path.stat().st_size
-                    if not dry_run:
-                        os.unlink(path)
+            for path in self._stale_objects(referenced):
+                info = path.stat(follow_symlinks=False)
+                if info.st_nlink > 1 and not dry_run:
+                    continue  # a kept tree whose manifest is damaged still holds it: removing it would free nothing
+                removed["objects"] += 1
+                removed["size_bytes"] += info.st_size
+                if not dry_run:
+                    os.unlink(path)
             return removed
 
-    def _referenced(self, keep: dict[ModelName, frozenset[Digest]]) -> set[str]:
+    def _kept(self, keep: dict[ModelName, frozenset[Digest]]) -> dict[str, set[str]]:
+        """Names of the trees to keep, by model."""
+        leased = {digest.hex for digest in self._leases}
+        kept: dict[str, set[str]] = {}
+        for name in os.listdir(self.trees):
+            kept[name] = {path.name for path in self.trees.glob(f"{name}/{'[0-9a-f]' * 64}")} | leased
+        for model, digests in keep.items():
+            kept[model] = {digest.hex for digest in digests} | leased
+        return kept
+
+    def _referenced(self, kept: dict[str, set[str]]) -> set[str]:
         names = {digest.hex for digest in self._leases}
-        for digests in keep.values():
-            for digest in digests:
-                names.add(digest.hex)
-                version = self.manifest(digest)
-                if version is not None:
-                    names.update(item.hex for item in version.referenced())
+        for hexadecimal in set().union(*kept.values()):
+            names.add(hexadecimal)
+            version = self.manifest(Digest(bytes.fromhex(hexadecimal)))
+            if version is not None:
+                names.update(item.hex for item in version.referenced())
         return names
 
-    def _stale_trees(self, keep: dict[ModelName, frozenset[Digest]]) -> Iterator[Path]:
-        for model in os.scandir(self.trees):
-            kept = {digest.hex for digest in keep.get(ModelName(model.name), frozenset())}
-            kept |= {digest.hex for digest in self._leases}
-            for tree in os.scandir(model.path):
-                if tree.name not in kept:
-                    yield Path(tree.path)
+    def _stale_trees(self, kept: dict[str, set[str]]) -> Iterator[Path]:
+        for model, trees in kept.items():
+            if (self.trees / model).is_dir():
+                yield from self._stale_files(self.trees / model, trees)
+
+    def _stale_objects(self, referenced: set[str]) -> Iterator[Path]:
+        yield from self._stale_files(self.partial, referenced)
+        for shard in os.listdir(self.objects):
+            yield from self._stale_files(self.objects / shard, referenced)
 
     @staticmethod
     def _stale_files(directory: Path, referenced: set[str]) -> Iterator[Path]:
-        for entry in os.scandir(directory):
-            if entry.name not in referenced and not entry.name.endswith(".tmp"):
-                yield Path(entry.path)
+        for name in os.listdir(directory):
+            if name not in referenced and not name.endswith(".tmp"):
+                yield directory / name
 
 
 def hash_file(path: Path) -> Digest:
