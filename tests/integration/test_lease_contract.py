@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
 from typing import Any
 
 import fakeredis
@@ -294,6 +295,31 @@ async def test_publish_never_changes_a_version(redis: Any, a: RedisLease, catalo
         await catalog.append(authority, change("1-2", digest=D2))
     assert await catalog.tail() == EntryId(1, 1)
     await catalog.append(authority, change("1-2", note='"digest":"'.replace('"', '\\"')))
+
+
+async def test_publish_after_an_entry_that_redis_lost_is_refused(
+    redis: Any, a: RedisLease, catalog: RedisCatalog
+) -> None:
+    authority = await held(a)
+
+    async def publish(id: str, version: int, after: str) -> Any:
+        one = change(id, version)
+        log = [part for pair in (one.log | {"after": after}).items() for part in pair]  # type: ignore[operator]
+        fields = [part for pair in one.written.items() for part in pair]
+        keys = [P + key for key in ("lease", "log", "model:m", "models", "events")]
+        head = [authority.epoch, "a", "n", id, "m", version, one.digest, "{}"]
+        return await redis.eval(publish_lua, len(keys), *keys, *head, len(log), *log, len(fields), *fields)
+
+    publish_lua = (files("modelsync.edges") / "lua" / "publish.lua").read_text()
+    assert await publish("1-1", 1, "0-0") == [1]
+    assert await publish("1-2", 2, "1-1") == [1]
+    assert await publish("1-2", 2, "1-1") == [2]
+    await redis.xdel(P + "log", "1-2")
+    assert await publish("1-3", 3, "1-2") == [0, b"behind"]
+    await redis.delete(P + "log")
+    assert await publish("1-3", 3, "1-2") == [0, b"behind"]
+    assert await redis.hexists(P + "model:m", "v:3") == 0
+    assert await publish("1-3", 3, "0-0") == [1]
 
 
 @pytest.mark.parametrize("key", ["model:m", "models", "log", "lease"])

@@ -50,6 +50,11 @@ def fenced(lease: LeaseView, authority: Authority) -> bool:
     )
 
 
+def follows(after: EntryId, tail: EntryId) -> bool:
+    """The chain of the log: whoever writes knows the entry before, so a Redis that lost entries is noticed."""
+    return after == tail
+
+
 class RedisModel:
     """One server. Every method is one atomic script or command."""
 
@@ -99,7 +104,7 @@ class RedisModel:
             return "repeat"
         if id.epoch != authority.epoch or id < data.tail:
             return "id"
-        if after != data.tail:
+        if not follows(after, data.tail):
             return "behind"
         self.data = replace(data, tail=id, record=Record(id, {**versions, **written}))
         return "done"

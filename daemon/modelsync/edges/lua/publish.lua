@@ -59,6 +59,11 @@ if #tail > 0 then
     return {0, 'id'}
   end
 end
+-- A writer that names the entry it follows is told where this Redis has lost it: its fields alone, on top of an older
+-- record, would drop what was lost for good, since nobody looks for it once the log's end has moved on.
+for i = 1, nlog, 2 do
+  if log[i] == 'after' and log[i + 1] ~= (#tail > 0 and tail[1][1] or '0-0') then return {0, 'behind'} end
+end
 
 -- (3) a version number never changes content
 if version ~= '' and digest ~= '' then
