@@ -261,9 +261,10 @@ class Store:
         directories = {root}
         for entry in version.files:
             path = root / entry.path
-            if path.parent not in directories:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                directories.update(parent for parent in path.parents if parent.is_relative_to(root))
+            absent = [parent for parent in path.parents if parent not in directories and parent.is_relative_to(root)]
+            for parent in reversed(absent):
+                os.mkdir(parent, 0o755)
+            directories.update(absent)
             self._place(entry, path, sync=sync)
         return sorted(directories, key=lambda path: len(path.parts), reverse=True)
 
