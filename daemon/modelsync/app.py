@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -18,14 +19,18 @@ import structlog
 
 from modelsync import config as configuration
 from modelsync.config import Config
+from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ConfigurationFault, PeerUnavailable
+from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
+from modelsync.edges import durable
 from modelsync.edges.catalog_files import CatalogFiles
 from modelsync.edges.clock import SystemClock
 from modelsync.edges.config_watch import ConfigWatch
 from modelsync.edges.embedded_redis import EmbeddedRedis
 from modelsync.edges.fetch import Fetcher, RateLimiter
 from modelsync.edges.http_control import ControlClient
+from modelsync.edges.http_guard import EPOCH_HEADER, is_loopback
 from modelsync.edges.http_server import HttpServer
 from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
@@ -38,7 +43,7 @@ from modelsync.edges.scan import DirectoryScanner
 from modelsync.edges.state_file import StateFile
 from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
 from modelsync.edges.watch import InotifyWatch
-from modelsync.ports import Promise, SourceFile, Sources
+from modelsync.ports import Authority, Promise, SourceFile, Sources
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
@@ -81,6 +86,26 @@ class App:
             await node.run(stop)
             notifier.stopping()
 
+    async def release_dead(self) -> None:
+        """Give back the lease of this host's last daemon, if it left it held: candidates need not wait for the ttl.
+
+        Holding the state directory's lock is the proof that it is dead. Raises StateInUse, RedisUnavailable.
+        """
+        config = self.config
+        if config.fleet.redis == "embedded" or not (config.node.state_dir / "state.json").exists():
+            return
+        store = IngestingStore(config.node.state_dir)
+        await asyncio.to_thread(store.lock)
+        self.redis_url = config.fleet.redis
+        ledger = StateFile(config.node.state_dir / "state.json")
+        lease = RedisLease(self._client(LEASE_TIMEOUT_S), config.fleet.name, config.node.id, config.node.advertise)
+        try:
+            if ledger.holder == config.node.id:
+                await lease.release(Authority(ledger.epoch, config.node.id, ledger.nonce))
+        finally:
+            await lease.close()
+            store.close()
+
     # --- building ----------------------------------------------------------------------------------------------------
 
     async def _start(self, stack: AsyncExitStack) -> Node:
@@ -92,12 +117,11 @@ class App:
         ledger = StateFile(config.node.state_dir / "state.json")
         node = self._assemble(stack, store, ledger)
         answers = NodeAnswers(node, Metrics(lambda: _snapshot(node)).render)
-        token = config.security.token_file
         server = HttpServer(
             answers,
             host=config.node.listen.host,
             port=config.node.listen.port,
-            token=configuration.read_secret(token, "security.token_file") if token else None,
+            token=self._token(),
             node=config.node.id,
             fleet=config.fleet.name,
         )
@@ -109,10 +133,14 @@ class App:
     def _redis(self, stack: AsyncExitStack) -> str:
         if self.config.fleet.redis != "embedded":
             return self.config.fleet.redis
-        embedded = EmbeddedRedis(self.config.node.state_dir / "redis", die_with_parent=True)
+        embedded = _embedded_redis(self.config)
         url = embedded.start()
         stack.callback(embedded.stop)
         return url
+
+    def _token(self) -> str | None:
+        path = self.config.security.token_file
+        return configuration.read_secret(path, "security.token_file") if path else None
 
     def _client(self, timeout_s: float) -> Any:
         security = self.config.security
@@ -138,10 +166,10 @@ class App:
         live.open()
         book = Book(catalog, disk, ledger)
         self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
-        fetcher = Fetcher(store, self.limiter)
+        token = self._token()
+        fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token))
         stack.callback(fetcher.close)
-        token = config.security.token_file
-        control = ControlClient(configuration.read_secret(token, "security.token_file") if token else None)
+        control = ControlClient(token)
         stack.push_async_callback(control.close)
         elector = Elector(
             identity=ElectorIdentity(identity.node, identity.url),
@@ -153,7 +181,7 @@ class App:
                 nofailover=config.node.nofailover,
             ),
             coordinator=lease,
-            peers=_Promises(control, lambda node_id: _url_of(book, node_id)),
+            peers=_Promises(control, book),
             ledger=ledger,
             clock=clock,
         )
@@ -196,6 +224,7 @@ class App:
             office=office,
             elector=elector,
             clock=clock,
+            peer_catalog=lambda node_id: _peer_catalog(control, book, node_id),
         )
         elector.on_promoted = node.promoted
         elector.on_demoted = node.demoted
@@ -237,6 +266,7 @@ class App:
         tasks = [asyncio.create_task(_feed_watchdog(node, notifier), name="watchdog")]
         if self.config_path is not None:
             watch = ConfigWatch(self.config_path)
+            watch.poke()  # an edit made while the daemon started is not missed
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.poke)
             tasks.append(asyncio.create_task(self._reload(node, watch, notifier), name="config"))
 
@@ -275,22 +305,48 @@ class App:
         return f"{', '.join(changed.restart)}: changed in the file, and taken on at the next restart"
 
 
+def _embedded_redis(config: Config) -> EmbeddedRedis:
+    """A Valkey beside this node: at the same port after a restart, and with a password where others can reach it."""
+    root, host = config.node.state_dir / "redis", config.node.listen.host
+    durable.make_directories(root)
+    port = _remembered(root / "port", lambda: str(config.node.listen.port + 1))
+    password = None if is_loopback(host) else _remembered(root / "password", lambda: secrets.token_urlsafe(24))
+    return EmbeddedRedis(root, host=host, port=int(port), password=password, die_with_parent=True)
+
+
+def _remembered(path: Path, make: Callable[[], str]) -> str:
+    if not path.exists():
+        durable.replace_file(path, make().encode(), 0o600)
+    return path.read_text().strip()
+
+
 class _Promises:
     """Asks other members for promises over HTTP."""
 
-    def __init__(self, control: ControlClient, url_of: Callable[[NodeId], str | None]) -> None:
+    def __init__(self, control: ControlClient, book: Book) -> None:
         self._control = control
-        self._url_of = url_of
+        self._book = book
 
     async def promise(self, node: NodeId, epoch: int, holder: NodeId, nonce: str) -> Promise:
-        url = self._url_of(node)
-        if url is None:
-            raise PeerUnavailable(peer=node, reason="its address is not known")
-        return await self._control.promise(url, epoch, holder, nonce)
+        return await self._control.promise(_url_of(self._book, node), epoch, holder, nonce)
 
 
-def _url_of(book: Book, node: NodeId) -> str | None:
-    return next((report.url for report in book.nodes if report.id == node and report.url), None)
+async def _peer_catalog(control: ControlClient, book: Book, node: NodeId) -> tuple[list[ModelRecord], FleetRecord]:
+    return await control.catalog(_url_of(book, node))
+
+
+def _url_of(book: Book, node: NodeId) -> str:
+    """Where a member listens, as it last reported. Raises PeerUnavailable."""
+    for report in book.nodes:
+        if report.id == node and report.url:
+            return report.url
+    raise PeerUnavailable(peer=node, reason="its address is not known")
+
+
+def _fleet_headers(elector: Elector, token: str | None) -> dict[str, str]:
+    """What a pull tells its peer: the highest epoch seen here, and that it is one of the fleet."""
+    headers = {EPOCH_HEADER: str(elector.epoch)} if elector.epoch else {}
+    return {**headers, "Authorization": f"Bearer {token}"} if token else headers
 
 
 async def _feed_watchdog(node: Node, notifier: SystemdNotifier) -> None:

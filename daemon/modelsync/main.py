@@ -19,13 +19,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("/etc/modelsync/modelsync.toml"), metavar="FILE")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=f"modelsync {__version__}")
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="give back the lease that a dead daemon of this host still holds, and exit (systemd's ExecStopPost)",
+    )
     arguments = parser.parse_args(argv)
     logs.set_up(level=arguments.log_level)
     try:
         settings = config.load(arguments.config)
         from modelsync.app import App  # noqa: PLC0415  a config fault is told without loading everything
 
-        asyncio.run(App(settings, arguments.config).run())
+        app = App(settings, arguments.config)
+        asyncio.run(app.release_dead() if arguments.release else app.run())
     except ModelsyncError as error:
         sys.stderr.write(f"modelsyncd: {error}\n")
         return error.exit_code

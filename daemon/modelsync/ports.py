@@ -14,8 +14,10 @@ from typing import Any, Protocol
 
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
+from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
-from modelsync.core.layout import Entry, SourceFile as SourceFile
+from modelsync.core.layout import Entry, Kind
+from modelsync.core.layout import SourceFile as SourceFile
 from modelsync.core.lease import Authority as Authority
 from modelsync.core.lease import LeaseView as LeaseView
 from modelsync.core.manifest import FileEntry, Manifest
@@ -123,7 +125,10 @@ class NodeApi(Protocol):
 
     @property
     def primary_url(self) -> str | None:
-        """Where the primary listens, as far as this node knows."""
+        """Where the living primary listens, as far as this node knows."""
+
+    def runs_here(self, text: str) -> bool:
+        """Whether this node may carry out a command: the primary all, any node a ``resume`` without a primary."""
 
     def ready(self) -> tuple[bool, str]:
         """Whether everything wanted here is active, and if not, what is missing, as a sentence."""
@@ -153,6 +158,16 @@ class NodeApi(Protocol):
         """Run one command in plain words (``pin fraud 12``). Raises PolicyRefusal, AuthorityLost, NoSuchVersion."""
 
     async def promise(self, epoch: int, holder: NodeId, nonce: str) -> Promise: ...
+
+    def catalog(self) -> dict[str, dict[str, str]]:
+        """This node's whole catalog as fields by model, and under ``""`` the fleet's record: for a new primary."""
+
+    def note_epoch(self, epoch: int, node: str) -> None:
+        """Somebody who asked carries this epoch; a primary of a lower one steps down."""
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch known here; every answer carries it."""
 
     def metrics(self) -> bytes:
         """Prometheus text."""
@@ -198,10 +213,12 @@ class Listing:
 
     identity: tuple[int, int] | None = None
     """Device and inode of the models directory: another pair is another directory."""
+    names: Mapping[str, Kind] = field(default_factory=dict)
+    """Every name in the directory itself, and what kind of thing it is: a file, where it is not known better."""
     top: tuple[Entry, ...] = ()
-    """Every name in the directory itself; of those that were not asked for, only what kind of thing they are."""
+    """Those of them that were asked for."""
     trees: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
-    """What lies below the entries that were asked for and are there, by their names."""
+    """What lies below the directories among these, by their names."""
     capacity_bytes: int = 0
     """The size of the file system."""
 
@@ -212,11 +229,11 @@ class Scanner(Protocol):
     def identity(self) -> tuple[int, int] | None:
         """Device and inode of the directory that is there now, or None."""
 
-    def scan(self, entries: Collection[str] | None) -> Listing:
+    def scan(self, entries: AbstractSet[str] | None) -> Listing:
         """List the directory, and what is below these entries; None: below all."""
 
-    def writers(self, paths: Sequence[str]) -> Writers:
-        """Ask the kernel who has these files open for writing."""
+    def writers(self, files: Sequence[Entry]) -> Writers:
+        """Ask the kernel who has these files open for writing, and whether they still are what the scan saw."""
 
 
 class Watch(Protocol):
@@ -261,6 +278,8 @@ class Catalog(Protocol):
     async def model_names(self) -> Sequence[ModelName]: ...
 
     async def model(self, name: ModelName) -> ModelRecord: ...
+
+    async def fleet(self) -> FleetRecord: ...
 
     async def append(self, authority: Authority, change: Change) -> None:
         """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""
@@ -314,6 +333,8 @@ class VersionStore(Protocol):
     def missing(self, version: Manifest) -> list[FileEntry]: ...
 
     def require_space(self, needed_bytes: int) -> None: ...
+
+    def tree_path(self, name: ModelName, digest: Digest) -> Path: ...
 
     def build_tree(self, version: Manifest, digest: Digest) -> Path: ...
 
@@ -376,6 +397,14 @@ class CatalogDisk(Protocol):
     def load(self) -> dict[ModelName, ModelRecord]: ...
 
     def save(self, record: ModelRecord) -> None: ...
+
+    def load_fleet(self) -> FleetRecord: ...
+
+    def save_fleet(self, record: FleetRecord) -> None: ...
+
+    def load_orphans(self) -> dict[ModelName, ModelRecord]: ...
+
+    def save_orphans(self, record: ModelRecord) -> None: ...
 
     def load_sources(self) -> dict[str, tuple[SourceFile, ...]]: ...
 

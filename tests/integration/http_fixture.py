@@ -42,6 +42,7 @@ class FakeNode:
     promises: list[tuple[int, str, str]] = field(default_factory=list)
     looked_up: list[str] = field(default_factory=list)
     keep_contents: bool = True
+    highest_epoch: int = 0
     document: dict[str, Any] = field(default_factory=lambda: {"fleet": "test", "epoch": 3, "nodes": [], "models": []})
 
     def ready(self) -> tuple[bool, str]:
@@ -97,6 +98,19 @@ class FakeNode:
         self._fail()
         self.promises.append((epoch, holder, nonce))
         return Promise("n1", True, epoch, holder, nonce, ZERO_ID)
+
+    @property
+    def epoch(self) -> int:
+        return self.highest_epoch
+
+    def note_epoch(self, epoch: int, node: str) -> None:
+        self.highest_epoch = epoch
+
+    def runs_here(self, text: str) -> bool:
+        return self.is_primary or (text == "resume" and self.primary_url is None)
+
+    def catalog(self) -> dict[str, dict[str, str]]:
+        return {"": {"id": "0-0"}}
 
     def metrics(self) -> bytes:
         return b"# HELP x y\n"

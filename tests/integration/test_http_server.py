@@ -409,7 +409,8 @@ async def test_a_replica_sends_writes_to_the_primary(node: FakeNode, http: aioht
     for method, path in WRITES:
         if path == "/v1/promise":
             continue
-        async with http.request(method, path + "?note=a%20b", data=b"{}", allow_redirects=False) as answer:
+        body = b'{"command": "pause"}'
+        async with http.request(method, path + "?note=a%20b", data=body, allow_redirects=False) as answer:
             assert answer.status == 307
             assert answer.headers["Location"] == f"http://10.0.0.9:8470{path}?note=a%20b"
     assert not node.commands and not node.published
@@ -651,3 +652,25 @@ async def test_a_stop_with_a_download_that_nobody_reads(node: FakeNode) -> None:
         await server.stop()
         assert time.monotonic() - started_s < 3
         writer.transport.abort()
+
+
+async def test_an_epoch_is_believed_of_the_fleet_only_and_every_answer_carries_one(
+    node: FakeNode, http: aiohttp.ClientSession
+) -> None:
+    async with http.get("/healthz", headers={"X-Modelsync-Epoch": "7"}) as answer:
+        assert answer.headers["X-Modelsync-Epoch"] == "7"
+    for nonsense in ("0", "-1", "9" * 16, "07", "x"):
+        async with http.get("/healthz", headers={"X-Modelsync-Epoch": nonsense}) as answer:
+            assert answer.headers["X-Modelsync-Epoch"] == "7"
+    assert node.highest_epoch == 7
+
+
+async def test_a_replica_without_a_primary_carries_out_a_resume_and_nothing_else(
+    node: FakeNode, http: aiohttp.ClientSession
+) -> None:
+    node.is_primary, node.primary_url = False, None
+    async with http.post("/v1/command", json={"command": "resume"}) as answer:
+        assert answer.status == 200
+    async with http.post("/v1/command", json={"command": "pause"}) as answer:
+        assert answer.status == 503
+    assert [text for text, _ in node.commands] == ["resume"]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from modelsync import config as configuration
 from modelsync.config import Config
+from modelsync.core import fleet as fleets
 from modelsync.core import status
 from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
 from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
@@ -60,7 +61,7 @@ class Access:
     async def _status_from_redis(self) -> dict[str, Any]:
         async with self._catalog() as catalog, self._lease() as lease:
             view = await lease.read()
-            return status.document(
+            document = status.document(
                 fleet=self._fleet,
                 epoch=view.epoch,
                 primary=view.holder if view.state == "held" else "",
@@ -68,6 +69,7 @@ class Access:
                 nodes=await catalog.nodes(),
                 models=[await catalog.model(name) for name in await catalog.model_names()],
             )
+            return {**document, **fleets.shown(await catalog.fleet())}
 
     @contextlib.asynccontextmanager
     async def _catalog(self) -> AsyncIterator[RedisCatalog]:
@@ -96,7 +98,7 @@ class Access:
         for url in await self._urls():
             try:
                 return await question(self._control, url)
-            except PeerUnavailable as error:
+            except (PeerUnavailable, NoPrimary) as error:
                 fault = error
         raise fault
 
@@ -109,8 +111,8 @@ class Access:
         primary = [view.url] if view.state == "held" and view.url else []
         return [*primary, *(node.url for node in nodes if node.url not in primary)]
 
-    async def command(self, text: str) -> dict[str, Any]:
-        return await self.ask(lambda control, url: control.command(url, text))
+    async def command(self, text: str, by: str) -> dict[str, Any]:
+        return await self.ask(lambda control, url: control.command(url, text, by))
 
     async def model(self, name: ModelName) -> dict[str, Any]:
         return await self.ask(lambda control, url: control.model(url, name))

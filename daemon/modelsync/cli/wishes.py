@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 from typing import Any
 
 import click
@@ -18,7 +20,7 @@ def send(target: Target, words: tuple[object, ...], as_json: bool) -> None:
 
     async def ask() -> dict[str, Any]:
         async with access(target) as fleet:
-            return await fleet.command(text)
+            return await fleet.command(text, by=f"{getpass.getuser()}@{socket.gethostname()}")
 
     answer = run(ask())
     if as_json:

@@ -42,13 +42,14 @@ class CommandRoutes:
 
     async def command(self, request: web.Request) -> web.StreamResponse:
         """``{"command": "switchover gpu-02", "by": "alice"}``; ``by`` may be left out."""
-        if not self._api.is_primary:
-            return to_primary(request, self._api, self._fleet)
         body = await json_body(request, self._pace)
         _require_keys(body, {"command", "by"})
-        if not isinstance(body.get("command"), str):
+        text = body.get("command")
+        if not isinstance(text, str):
             raise MalformedMessage(what="request body", reason='"command" is not text')
-        return json_answer(await self._api.command(body["command"], by=_by(request, body)))
+        if not self._api.runs_here(text):
+            return to_primary(request, self._api, self._fleet)
+        return json_answer(await self._api.command(text, by=_by(request, body)))
 
     async def verb(self, request: web.Request) -> web.StreamResponse:
         """``POST /v1/models/fraud/pin`` with ``{"version": 12}``; an empty body where no field is needed."""

@@ -23,7 +23,9 @@ import aiohttp
 from blake3 import blake3
 from yarl import URL
 
+from modelsync.core import fleet as fleets
 from modelsync.core.canonical import MAX_DOCUMENT_BYTES
+from modelsync.core.catalog import ModelRecord, from_fields
 from modelsync.core.errors import (
     BadName,
     DigestMismatch,
@@ -33,7 +35,8 @@ from modelsync.core.errors import (
     PeerUnavailable,
     TimedOut,
 )
-from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version, node_id
+from modelsync.core.fleet import FleetRecord
+from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version, model_name, node_id
 from modelsync.edges.http_errors import error_from_document
 from modelsync.edges.http_json import json_object, json_value
 from modelsync.edges.http_outgoing import OutgoingBody, files_of
@@ -108,6 +111,18 @@ class ControlClient:
         """Run a command in plain words on the fleet's primary, whichever node is asked."""
         body = json.dumps({"command": text, **({"by": by} if by else {})}).encode()
         return json_object(await self._small("POST", url, "/v1/command", body=body), "answer to a command")
+
+    async def catalog(self, url: str) -> tuple[list[ModelRecord], FleetRecord]:
+        """All that a node knows of the fleet and its models, parsed as hostile input."""
+        value = json_object(await self._small("GET", url, "/v1/catalog", max_bytes=MAX_DOCUMENT_BYTES), "catalog")
+        for fields in value.values():
+            if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
+                raise MalformedMessage(what="catalog", reason="a record is not an object of text fields")
+        fleet = fleets.from_fields(value.pop("", {}))
+        try:
+            return [from_fields(model_name(name), fields) for name, fields in value.items()], fleet
+        except BadName as error:
+            raise MalformedMessage(what="catalog", reason=str(error)) from error
 
     async def promise(self, url: str, epoch: int, holder: NodeId, nonce: str) -> Promise:
         """Ask a node to promise an epoch. A timeout is a PeerUnavailable here, as ``ports.PromisePeers`` has it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -21,6 +22,9 @@ from modelsync.edges.http_errors import RETRY_AFTER_S, error_document, status_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+EPOCH_HEADER = "X-Modelsync-Epoch"
+"""The highest epoch its sender has seen, on every request between daemons and on every answer."""
+_EPOCH = re.compile(r"[1-9][0-9]{0,14}")
 _READS = ("GET", "HEAD", "OPTIONS")
 _log = structlog.get_logger()
 
@@ -47,12 +51,20 @@ class Guard:
             return
         raise web.HTTPMisdirectedRequest(text=f"this daemon listens on loopback and is not called {name[:80]!r}")
 
-    def _require_token(self, request: web.Request) -> None:
+    def believed_epoch(self, request: web.Request) -> int | None:
+        """The epoch that a request carries, if it comes from one of the fleet: a higher one ends this node's term."""
+        text = request.headers.get(EPOCH_HEADER, "")
+        return int(text) if _EPOCH.fullmatch(text) and self._has_token(request) else None
+
+    def _has_token(self, request: web.Request) -> bool:
         if self._token is None:
-            return
+            return True
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         offered = given.strip().encode(errors="surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(offered, self._token):
+        return scheme.lower() == "bearer" and hmac.compare_digest(offered, self._token)
+
+    def _require_token(self, request: web.Request) -> None:
+        if not self._has_token(request):
             raise web.HTTPUnauthorized(
                 text="this needs the fleet's token: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"}
             )

@@ -17,13 +17,14 @@ from aiohttp.http import HttpProcessingError
 from modelsync.core.errors import CannotListen
 from modelsync.edges.http_commands import CommandRoutes
 from modelsync.edges.http_connections import ConnectionGuard
-from modelsync.edges.http_guard import Guard, Handler, answered
+from modelsync.edges.http_guard import EPOCH_HEADER, Guard, Handler, answered
 from modelsync.edges.http_limits import HttpLimits
 from modelsync.edges.http_objects import ObjectRoutes
 from modelsync.edges.http_upload import UploadRoutes
 from modelsync.edges.http_views import ViewRoutes
 from modelsync.ports import NodeApi
 
+NODE_HEADER = "X-Modelsync-Node"
 BACKLOG = 1024
 LINGER_S = 5.0
 """For what a refused sender is still sending, so that it reads the refusal rather than a reset."""
@@ -161,9 +162,13 @@ class HttpServer:
 
     async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._guard.check(request)
+        epoch = self._guard.believed_epoch(request)
+        if epoch is not None and epoch > self._api.epoch:
+            self._api.note_epoch(epoch, request.headers.get(NODE_HEADER, "")[:128])
         return await handler(request)
 
     async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["X-Modelsync-Node"] = self._node
+        response.headers[NODE_HEADER] = self._node
+        response.headers[EPOCH_HEADER] = str(self._api.epoch)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         del response.headers["Server"]

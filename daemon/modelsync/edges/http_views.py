@@ -37,6 +37,7 @@ class ViewRoutes:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/v1/status", self.status)
+        app.router.add_get("/v1/catalog", self.catalog)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name}", self.model)
 
@@ -58,6 +59,10 @@ class ViewRoutes:
 
     async def status(self, request: web.Request) -> web.Response:
         return json_answer(await self._api.status())
+
+    async def catalog(self, request: web.Request) -> web.Response:
+        """All this node knows, in the fields of PROTOCOL.md section 4: what a new primary asks of one that is ahead."""
+        return json_answer(self._api.catalog())
 
     async def models(self, request: web.Request) -> web.Response:
         return json_answer(await self._api.models())

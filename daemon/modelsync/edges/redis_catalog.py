@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from modelsync.core import canonical, catalog, status
+from modelsync.core import canonical, catalog, fleet, status
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import (
     BadName,
@@ -20,6 +20,7 @@ from modelsync.core.errors import (
     StaleEpoch,
     VersionConflict,
 )
+from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
 from modelsync.core.status import NodeReport
 from modelsync.edges.redis_connect import redis_faults
@@ -36,10 +37,10 @@ ANSWERS_KEPT = 100
 class RedisCatalog:
     """One fleet's keys on one connection pool."""
 
-    def __init__(self, client: Any, fleet: FleetName) -> None:
+    def __init__(self, client: Any, name: FleetName) -> None:
         # Any: redis-py types every reply as every command's; the parsers below are what checks them.
         self._redis = client
-        self._prefix = f"modelsync:{{{fleet}}}:"
+        self._prefix = f"modelsync:{{{name}}}:"
         source = (files("modelsync.edges") / "lua" / "publish.lua").read_text()
         self._publish = client.register_script(source)
 
@@ -81,6 +82,11 @@ class RedisCatalog:
             fields = await self._redis.hgetall(self.key(f"model:{name}"))
         return catalog.from_fields(name, _text_fields(fields))
 
+    async def fleet(self) -> FleetRecord:
+        """The fleet's record; empty where there is none. Raises MalformedMessage."""
+        async with redis_faults("read the fleet's record"):
+            return fleet.from_fields(_text_fields(await self._redis.hgetall(self.key("fleet"))))
+
     async def log(self, count: int) -> list[dict[str, str]]:
         """The newest entries, newest first, for people."""
         async with redis_faults("read the log"):
@@ -97,7 +103,7 @@ class RedisCatalog:
         """
         log = [text for pair in change.log.items() for text in pair]
         fields = [text for pair in change.written.items() for text in pair]
-        keys = [self.key(k) for k in ("lease", "log", f"model:{change.model}", "models", "events")]
+        keys = [self.key(k) for k in ("lease", "log", _record_key(change), "models", "events")]
         head = [authority.epoch, authority.holder, authority.nonce, str(change.id), change.model]
         args = [*head, change.version or "", change.digest or "", change.announcement]
         async with redis_faults("publish a change"):
@@ -148,6 +154,10 @@ class RedisCatalog:
             await pipe.execute()
 
 
+def _record_key(change: Change) -> str:
+    return f"model:{change.model}" if change.model else "fleet"
+
+
 def _refusal(reason: str, authority: Authority, change: Change) -> LeaseLost | StaleEpoch | VersionConflict:
     if reason == "conflict":
         return VersionConflict(
@@ -191,6 +201,8 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
     try:
         fields = _text_fields(raw)
         models = status.parse_node_models(canonical.decode(fields.get("models", "{}").encode(), "node report"))
+        # The epoch is read as the first half of an id: the same limits hold for it.
+        epoch = EntryId.parse(f"{fields.get('epoch', '0')}-0").epoch
         applied = EntryId.parse(fields.get("applied", "0-0"))
         extra = json.loads(fields.get("extra", "{}"))
         if not isinstance(extra, dict):
@@ -203,6 +215,7 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         url=fields.get("url", ""),
         state=fields.get("state", "unknown"),
         last_seen_s=last_seen_s,
+        epoch=epoch,
         applied=applied,
         priority=int(fields.get("priority", "0")[:9] or 0),
         eligible=bool(fields.get("eligible")),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modelsync.core import fleet as fleets
 from modelsync.core import status
-from modelsync.core.catalog import ModelRecord
+from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
@@ -31,7 +32,11 @@ class NodeAnswers:
     @property
     def primary_url(self) -> str | None:
         lease = self._node.elector.lease
-        return lease.url if lease.state == "held" and lease.url else None
+        alive = lease.state == "held" and not self._node.elector.holder_is_silent
+        return lease.url if alive and lease.url else None
+
+    def runs_here(self, text: str) -> bool:
+        return self.is_primary or (text.split()[:1] == ["resume"] and self.primary_url is None)
 
     def ready(self) -> tuple[bool, str]:
         missing = self._node.activator.unready()
@@ -49,7 +54,7 @@ class NodeAnswers:
         node = self._node
         await self._fresh_reports()
         lease = node.elector.lease
-        return status.document(
+        document = status.document(
             fleet=node.identity.fleet,
             epoch=max(node.elector.epoch, lease.epoch),
             primary=lease.holder if lease.state == "held" else "",
@@ -57,6 +62,7 @@ class NodeAnswers:
             nodes=node.book.nodes,
             models=node.book.records.values(),
         )
+        return {**document, **fleets.shown(node.book.fleet)}
 
     async def _fresh_reports(self) -> None:
         """What nodes said a moment ago, or, with Redis away, what they said last."""
@@ -108,6 +114,17 @@ class NodeAnswers:
 
     def object_path(self, digest: Digest) -> Path | None:
         return self._node.store.find(digest)
+
+    def catalog(self) -> dict[str, dict[str, str]]:
+        records = {str(name): to_fields(record) for name, record in self._node.book.records.items()}
+        return {"": fleets.to_fields(self._node.book.fleet), **records}
+
+    @property
+    def epoch(self) -> int:
+        return self._node.elector.epoch
+
+    def note_epoch(self, epoch: int, node: str) -> None:
+        self._node.elector.note_epoch(epoch, node)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

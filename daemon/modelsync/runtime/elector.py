@@ -137,6 +137,12 @@ class Elector:
         return self._state.lease
 
     @property
+    def holder_is_silent(self) -> bool:
+        """Whether the lease has been seen, unchanged, for longer than it lasts: its holder is dead or cut off."""
+        watch = self._state.watch
+        return watch is not None and watch.last_s - watch.since_s > self._state.timing.ttl_s
+
+    @property
     def fencing(self) -> str:
         """``majority``, ``degraded`` (a fleet of two) or ``alone``."""
         return fencing(len(self._ledger.members | {self.identity.node}))

@@ -10,15 +10,24 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from modelsync.core import commands, policy
+from modelsync.core import fleet as fleets
 from modelsync.core.candidacy import Rival
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import AuthorityLost, LocalFault, ModelsyncError, PolicyRefusal, RemoteFault
+from modelsync.core.errors import (
+    AuthorityLost,
+    IntegrityFault,
+    LocalFault,
+    ModelsyncError,
+    PeerUnavailable,
+    RemoteFault,
+)
+from modelsync.core.fleet import FleetRecord, Switchover
 from modelsync.core.ids import Digest, FleetName, ModelName, NodeId, Version
 from modelsync.core.messages import announcement
 from modelsync.core.promise import Ahead
@@ -36,6 +45,10 @@ REPORT_EVERY_S = 2.0
 COLLECT_EVERY_S = 600.0
 REDIS_PAUSE_S = (0.2, 5.0)
 """First and longest pause before Redis is tried again, each with jitter so that a fleet does not return in step."""
+
+
+PeerCatalog = Callable[[NodeId], Awaitable[tuple[Sequence[ModelRecord], FleetRecord]]]
+"""Asks a node for all it knows. Raises RemoteFault, IntegrityFault."""
 
 
 @dataclass
@@ -77,6 +90,7 @@ class Node:
         office: Office,
         elector: Elector,
         clock: Clock,
+        peer_catalog: PeerCatalog,
     ) -> None:
         self.identity = identity
         self.settings = settings
@@ -90,6 +104,8 @@ class Node:
         self.elector = elector
         self.clock = clock
         self.redis_error: str | None = "not read yet"
+        self.peer_catalog = peer_catalog
+        self._resume_by = ""
         self.crew = Crew()
         self._sync_wake = asyncio.Event()
         self._report_wake = asyncio.Event()
@@ -132,11 +148,30 @@ class Node:
     async def promoted(self, authority: Authority, ahead: Ahead | None) -> None:
         """Take office: know all there is to know, say so in the log, give Redis back what it lost, and begin."""
         await self._refresh(everything=True)
-        await self.publisher.take_office("the lease was granted")
+        if ahead is not None:
+            await self._catch_up(ahead)
+        why = await self.publisher.take_office()
         await self.publisher.restore()
         self.office.enter()
         self._report_wake.set()
-        log.info("primary.changed", epoch=authority.epoch, node=self.identity.node)
+        log.info("primary.changed", epoch=authority.epoch, why=why)
+        if self._resume_by:
+            await self._resume(self._resume_by)
+
+    async def _catch_up(self, ahead: Ahead) -> None:
+        """Learn what a member of the majority has applied and Redis has lost. Raises PeerUnavailable, PeerRefused."""
+        fault: ModelsyncError = PeerUnavailable(peer=", ".join(ahead.nodes), reason="no address is known")
+        for node in ahead.nodes:
+            try:
+                records, fleet = await self.peer_catalog(NodeId(node))
+            except (RemoteFault, IntegrityFault) as error:
+                fault = error
+                continue
+            self.activator.wake(await self.book.learn(records))
+            await self.book.learn_fleet(fleet)
+            log.info("catalog.caught_up", source=node, applied=str(ahead.id))
+            return
+        raise fault
 
     async def demoted(self, reason: str) -> None:
         await self.office.leave()
@@ -179,9 +214,14 @@ class Node:
     async def _refresh_nodes(self) -> None:
         """Read who else is there; the election counts its majorities and ranks its candidates by it."""
         await self.book.refresh_nodes()
-        rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self.book.nodes]
-        self.elector.set_eligibility(rivals=rivals)
+        self._tell_elector()
         await self.elector.note_members(frozenset(node.id for node in self.book.nodes))
+        for node in self.book.nodes:
+            self.elector.note_epoch(node.epoch)
+
+    def _tell_elector(self) -> None:
+        rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self.book.nodes]
+        self.elector.set_eligibility(paused=self.book.fleet.paused and not self._resume_by, rivals=rivals)
 
     async def _restore_if_behind(self) -> None:
         if self.book.redis_behind and self.elector.authority is not None:
@@ -230,7 +270,7 @@ class Node:
         """Run one command in plain words. Raises BadName, PolicyRefusal, NoSuchVersion, AuthorityLost, RemoteFault."""
         command = commands.parse(text)
         if command.verb in commands.FLEET_VERBS:
-            return await self._fleet_command(command)
+            return await self._fleet_command(command, by)
         record = await self.publisher.command(command, by)
         return {
             "model": record.name,
@@ -239,22 +279,36 @@ class Node:
             "why": policy.wanted(record, None).why,
         }
 
-    async def _fleet_command(self, command: commands.Command) -> dict[str, object]:
+    async def _fleet_command(self, command: commands.Command, by: str) -> dict[str, object]:
         if command.verb == "switchover":
-            return await self._switchover(command.node)
-        raise PolicyRefusal(reason=f"{command.verb} is not served by this release")
-
-    async def _switchover(self, target: str) -> dict[str, object]:
-        candidates = [n.id for n in self.book.nodes if not n.lost and n.id != self.identity.node]
-        if target and target not in candidates:
-            raise PolicyRefusal(
-                reason=f"{target} is not a living node of this fleet: {', '.join(candidates) or 'none'}"
+            return await self._switchover(command.node, by)
+        if command.verb == "pause":
+            await self.publisher.fleet_change(
+                lambda record, at: fleets.paused(record, by, at), "fleet.paused", f"by {by}"
             )
-        if not candidates:
-            raise PolicyRefusal(reason="there is no other node to switch over to")
+        elif self.elector.authority is not None:
+            await self._resume(by)
+        else:
+            # Nobody holds the lease, or nobody can be reached who does: this node resumes for itself, becomes primary
+            # if no other is, and writes it down then.
+            self._resume_by = by
+            self._tell_elector()
+        return {"paused": command.verb == "pause"}
+
+    async def _resume(self, by: str) -> None:
+        self._resume_by = ""
+        await self.publisher.fleet_change(fleets.resumed, "fleet.resumed", f"by {by}")
+
+    async def _switchover(self, target: str, by: str) -> dict[str, object]:
+        """Write the job down, then let go; the next primary writes what came of it."""
+        chosen = fleets.switchover_target(target, self.identity.node, self.book.nodes)
+        job = Switchover(self.identity.node, chosen, by, self.clock.wall_ms())
+        await self.publisher.fleet_change(
+            lambda record, at: fleets.handing_over(record, job, at), "switchover.begun", f"to {chosen}, by {by}"
+        )
         await self.office.leave()
-        await self.elector.release(target)
-        return {"switchover": target or "any", "state": "released"}
+        await self.elector.release(chosen)
+        return {"switchover": chosen, "state": job.state}
 
     # --- reporting ---------------------------------------------------------------------------------------------------
 
@@ -296,7 +350,9 @@ class Node:
             ("error", self.settings.config_error),
             ("transfers", self.activator.transfers()),
             ("refusals", dict(list(self.office.refusals().items())[:50])),
-            ("orphans", {name: sorted(lost) for name, lost in self.book.orphans.items()}),
+            ("orphans", {name: self._orphan_paths(record) for name, record in self.book.orphans.items()}),
+            ("fencing", self.elector.fencing),
+            ("alarms", [f"{a.kind}: epoch {a.epoch}, {', '.join(a.holders)}" for a in self.elector.alarms][-5:]),
         ):
             if value:
                 extra[key] = value
@@ -312,6 +368,13 @@ class Node:
             "eligible": "" if self.elector.settings.excluded else "yes",
             "models": json.dumps(self.activator.report(), ensure_ascii=False),
             "extra": json.dumps(extra, ensure_ascii=False),
+        }
+
+    def _orphan_paths(self, record: ModelRecord) -> dict[str, str]:
+        """Version to the tree that can be published again."""
+        return {
+            str(number): str(self.store.tree_path(record.name, entry.digest))
+            for number, entry in sorted(record.versions.items())
         }
 
     # --- garbage -----------------------------------------------------------------------------------------------------
@@ -343,7 +406,8 @@ class Node:
             wish,
         )
         digests = {record.versions[number].digest for number in numbers if number in record.versions}
-        digests |= {entry.digest for entry in self.book.orphans.get(record.name, {}).values()}
+        orphans = self.book.orphans.get(record.name)
+        digests |= {entry.digest for entry in orphans.versions.values()} if orphans else set()
         if active is not None:
             digests |= {active.digest, active.previous_digest or active.digest}
         return frozenset(digests)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import structlog
 from blake3 import blake3
 
 from modelsync.core import catalog, commands
+from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.commands import Command
 from modelsync.core.errors import ModelsyncError, NoPrimary, RedisUnavailable
+from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.messages import announcement
@@ -159,22 +161,38 @@ class Publisher:
 
     # --- after a promotion, and after Redis lost data ----------------------------------------------------------------
 
-    async def take_office(self, reason: str) -> None:
-        """The first entry of an epoch: who is primary now, and why. Raises LeaseLost, RedisUnavailable."""
+    async def take_office(self) -> str:
+        """The first entry of an epoch: who is primary now, and why (returned). Raises LeaseLost, RedisUnavailable."""
         async with self.guard:
             authority = self._require_authority()
             self._unsettled = None  # of an earlier epoch: the script would refuse its id
-            at = self._book.next_id(authority.epoch)
-            text = announcement("primary.changed", self._fleet, authority.epoch, str(at), node=self._node, why=reason)
-            entry = {"kind": "primary", "by": self._node, "note": reason}
-            await self._append(authority, Change(at, "", None, None, entry, {}, (), text))
-            await self._book.note(at)
+            record = self._book.fleet
+            why = fleets.why_term(record, self._node)
+            term = Term(authority.epoch, self._node, self._clock.wall_ms(), why)
+            after = fleets.took_office(record, term, self._book.next_id(authority.epoch))
+            await self._write_fleet(authority, after, "primary.changed", "primary", why)
+            return why
+
+    async def fleet_change(self, change: Callable[[FleetRecord, EntryId], FleetRecord], event: str, note: str) -> None:
+        """Change the fleet's record: pause, resume, a switchover. Raises LeaseLost, NoPrimary, RedisUnavailable."""
+        async with self.guard:
+            await self._settle()
+            authority = self._require_authority()
+            after = change(self._book.fleet, self._book.next_id(authority.epoch))
+            await self._write_fleet(authority, after, event, "fleet", note)
+
+    async def _write_fleet(self, authority: Authority, after: FleetRecord, event: str, kind: str, note: str) -> None:
+        text = announcement(event, self._fleet, authority.epoch, str(after.id), node=self._node, why=note)
+        entry = {"kind": kind, "by": self._node, "note": note}
+        await self._append(authority, Change(after.id, "", None, None, entry, fleets.to_fields(after), (), text))
+        await self._book.commit_fleet(after)
 
     async def restore(self) -> list[ModelName]:
         """Write back every model of which Redis knows less than this node. Raises LeaseLost, RedisUnavailable."""
         restored = []
         async with self.guard:
             await self._settle()
+            await self._restore_fleet()
             for name, record in sorted(self._book.records.items()):
                 theirs = await self._catalog.model(name)
                 if theirs.id >= record.id and theirs == record:
@@ -188,6 +206,13 @@ class Publisher:
         if restored:
             log.warning("catalog.restored", models=restored, next="replicas reread it")
         return restored
+
+    async def _restore_fleet(self) -> None:
+        record = self._book.fleet
+        if (await self._catalog.fleet()).id < record.id:
+            authority = self._require_authority()
+            after = replace(record, id=self._book.next_id(authority.epoch))
+            await self._write_fleet(authority, after, "fleet.restored", "fleet", "Redis had lost it")
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
