@@ -1,0 +1,5 @@
+"""``python -m modelsync.cli``."""
+
+from modelsync.cli import main
+
+main()
