@@ -59,6 +59,7 @@ class Oracle:
         self.highest[node] = max(grant.epoch, self.highest.get(node, 0))
 
     def granted(self, node: str, grant: Authority, on_disk: Authority | None) -> None:
+        """``on_disk``: what the node had accepted when it asked."""
         if on_disk is not None and on_disk != grant and grant.epoch <= on_disk.epoch:
             self.violated("grants-rise", f"{node} was granted {grant} with {on_disk} on its disk")
 

@@ -328,9 +328,11 @@ class Node:
         )
 
     def do_acquire(self, effect: msg.AcquireLease) -> None:
+        on_disk = self.disk.grant
+
         def done(reply: Any) -> None:
             if isinstance(reply, int):
-                self.world.oracle.granted(self.key, Authority(reply, self.name, effect.nonce), self.disk.grant)
+                self.world.oracle.granted(self.key, Authority(reply, self.name, effect.nonce), on_disk)
                 self.feed(msg.Granted(reply, effect.nonce))
             else:
                 self.feed(msg.AcquireRefused(reply))
@@ -616,15 +618,19 @@ class Node:
         return True
 
     def take(self, record: Record) -> None:
-        if record.id > self.disk.record.id:
+        mine = self.disk.record
+        if record is not mine and record.id > mine.id:
             for number, written in record.versions.items():
-                if self.disk.record.versions.get(number) != written:
+                if mine.versions.get(number) is not written:
                     self.world.oracle.accepted(self.key, written)
             self.disk.record = record
 
     def pull(self) -> None:
         """Fetch the bytes of what the record names from whoever holds and serves them."""
-        missing = {written.content for written in self.disk.record.versions.values()} - self.disk.held
+        held = self.disk.held
+        missing = {one.content for one in self.disk.record.versions.values() if one.content not in held}
+        if not missing:
+            return
         for node in self.world.nodes.values():
             if missing and node is not self and node.alive and not node.stopped and self.reaches(node):
                 self.disk.held |= missing & node.disk.held
@@ -636,8 +642,8 @@ class Node:
     def acknowledge_to(self, holder: str) -> None:
         """Report: the term this node follows, and what it holds of its newest versions."""
         grant, name = self.grant, self.name
-        newest = sorted(self.disk.record.versions.items())[-5:]
-        held = {written.id for _, written in newest if written.content in self.disk.held}
+        newest = list(self.disk.record.versions.values())[-5:]
+        held = {written.id for written in newest if written.content in self.disk.held}
         if grant is not None and held and holder != self.name and holder in self.world.nodes:
             self.world.send(self, holder, lambda node: node.acknowledged(name, grant, held))
 

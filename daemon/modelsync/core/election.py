@@ -153,9 +153,9 @@ def _lease_read(state: State, event: msg.LeaseRead | msg.AcquireRefused, now_s: 
     if claim is not None and lease.state == HELD and (lease.holder, lease.nonce) == (state.node, claim.nonce):
         return _granted(state, msg.Granted(lease.epoch, lease.nonce), now_s)
     watch = observed(state.watch, lease, now_s, state.timing)
-    state = replace(state, watch=watch, lease=lease, highest=max(state.highest, lease.epoch))
-    state, effects = _claimed(state, now_s)
     accepted = event.accepted if isinstance(event, msg.LeaseRead) else None
+    highest = max(state.highest, lease.epoch, accepted.epoch if accepted else 0)
+    state, effects = _claimed(replace(state, watch=watch, lease=lease, highest=highest), now_s)
     if accepted is not None and _cannot_follow(state, lease, accepted):
         return state, (msg.ShowGrant(lease.holder, accepted), *effects)
     return state, effects
