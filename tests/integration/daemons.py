@@ -129,8 +129,11 @@ class Fleet:
         daemon = Daemon(name, self.root, redis_url or self.redis_url, sections, advertise).start()
         self.daemons.append(daemon)
         if wait:
-            until(daemon.alive, f"{name} to answer\n{daemon.log.read_text()[-2000:]}")
-            until(lambda: daemon.status()["primary"], "a primary")
+            try:
+                until(daemon.alive, f"{name} to answer")
+                until(lambda: daemon.status()["primary"], "a primary")
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{daemon.log.read_text()[-3000:]}") from error
         return daemon
 
     @property
