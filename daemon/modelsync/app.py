@@ -37,13 +37,13 @@ from modelsync.edges.live import Live
 from modelsync.edges.metrics import Metrics
 from modelsync.edges.redis_bus import RedisBus
 from modelsync.edges.redis_catalog import RedisCatalog
-from modelsync.edges.redis_connect import connect
 from modelsync.edges.redis_lease import RedisLease
 from modelsync.edges.scan import DirectoryScanner
 from modelsync.edges.state_file import StateFile
 from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
 from modelsync.edges.watch import InotifyWatch
-from modelsync.ports import Authority, Promise, SourceFile, Sources
+from modelsync.ports import Promise, SourceFile, Sources
+from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
@@ -56,8 +56,6 @@ from modelsync.runtime.sources import SourceWatcher
 log = structlog.get_logger()
 
 RESCAN_S = 30.0
-LEASE_TIMEOUT_S = 0.3
-"""Renewals must fail long before the lease runs out; redis-py's own 5 s would not (LIBRARIES, redis)."""
 
 
 @dataclass
@@ -85,26 +83,6 @@ class App:
             self.on_ready(self)
             await node.run(stop)
             notifier.stopping()
-
-    async def release_dead(self) -> None:
-        """Give back the lease of this host's last daemon, if it left it held: candidates need not wait for the ttl.
-
-        Holding the state directory's lock is the proof that it is dead. Raises StateInUse, RedisUnavailable.
-        """
-        config = self.config
-        if config.fleet.redis == "embedded" or not (config.node.state_dir / "state.json").exists():
-            return
-        store = IngestingStore(config.node.state_dir)
-        await asyncio.to_thread(store.lock)
-        self.redis_url = config.fleet.redis
-        ledger = StateFile(config.node.state_dir / "state.json")
-        lease = RedisLease(self._client(LEASE_TIMEOUT_S), config.fleet.name, config.node.id, config.node.advertise)
-        try:
-            if ledger.holder == config.node.id:
-                await lease.release(Authority(ledger.epoch, config.node.id, ledger.nonce))
-        finally:
-            await lease.close()
-            store.close()
 
     # --- building ----------------------------------------------------------------------------------------------------
 
@@ -143,15 +121,7 @@ class App:
         return configuration.read_secret(path, "security.token_file") if path else None
 
     def _client(self, timeout_s: float) -> Any:
-        security = self.config.security
-        password = security.redis_password_file
-        ca_file = security.redis_tls_ca_file
-        return connect(
-            self.redis_url,
-            timeout_s=timeout_s,
-            password=configuration.read_secret(password, "security.redis_password_file") if password else None,
-            tls_ca_file=str(ca_file) if ca_file else None,
-        )
+        return redis_client(self.redis_url, self.config.security, timeout_s)
 
     def _assemble(self, stack: AsyncExitStack, store: IngestingStore, ledger: StateFile) -> Node:
         config, clock = self.config, SystemClock()

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from modelsync import __version__, config, logs
+from modelsync import __version__, config
 from modelsync.core.errors import ModelsyncError
 
 
@@ -25,17 +25,30 @@ def main(argv: list[str] | None = None) -> int:
         help="give back the lease that a dead daemon of this host still holds, and exit (systemd's ExecStopPost)",
     )
     arguments = parser.parse_args(argv)
-    logs.set_up(level=arguments.log_level)
     try:
         settings = config.load(arguments.config)
-        from modelsync.app import App  # noqa: PLC0415  a config fault is told without loading everything
-
-        app = App(settings, arguments.config)
-        asyncio.run(app.release_dead() if arguments.release else app.run())
+        asyncio.run(_release(settings) if arguments.release else _serve(settings, arguments))
     except ModelsyncError as error:
         sys.stderr.write(f"modelsyncd: {error}\n")
         return error.exit_code
     return 0
+
+
+# Imported late: a fault in the configuration is told, and a lease given back, without loading everything.
+
+
+async def _release(settings: config.Config) -> None:
+    from modelsync.release import release_dead  # noqa: PLC0415
+
+    await release_dead(settings)
+
+
+async def _serve(settings: config.Config, arguments: argparse.Namespace) -> None:
+    from modelsync import logs  # noqa: PLC0415
+    from modelsync.app import App  # noqa: PLC0415
+
+    logs.set_up(level=arguments.log_level)
+    await App(settings, arguments.config).run()
 
 
 if __name__ == "__main__":
