@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from modelsync.core.errors import DiskFailed
-from modelsync.core.settle import Overflowed, Writers
+from modelsync.core.layout import Entry
+from modelsync.core.settle import Overflowed, Removed, Renamed, Writers
 from modelsync.edges import scan as scan_edge
 from modelsync.edges import watch as watch_edge
 from modelsync.edges.scan import DirectoryScanner, open_for_writing
@@ -91,7 +92,7 @@ class Bench:
 
     async def until(self, what: Callable[[], bool], timeout_s: float = ENOUGH_S) -> None:
         async with asyncio.timeout(timeout_s):
-            while not what():  # noqa: ASYNC110 - the outside of the thing under test has no event for this
+            while not what():
                 await asyncio.sleep(0.01)
 
     async def refused(self, path: str) -> str:
@@ -376,6 +377,22 @@ async def test_what_is_no_regular_file_is_refused_by_kind(bench: Bench) -> None:
     }
 
 
+def test_a_directory_swapped_for_a_link_during_the_walk_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_bytes(b"s")
+    (tmp_path / "models/m/sub").mkdir(parents=True)
+
+    class Swapping(DirectoryScanner):
+        def _entry(self, directory: int, name: str, path: str) -> Entry | None:
+            entry = super()._entry(directory, name, path)
+            if path == "m/sub":
+                (tmp_path / "models/m/sub").rmdir()
+                (tmp_path / "models/m/sub").symlink_to(tmp_path / "outside")
+            return entry
+
+    assert [entry.path for entry in Swapping(tmp_path / "models").scan(None).trees["m"]] == ["m/sub"]
+
+
 async def test_links_within_one_model_are_followed_as_their_content(bench: Bench) -> None:
     bench.make("hf/blobs/0123", b"weights!")
     (bench.outside / "hf/model.safetensors").symlink_to("blobs/0123")
@@ -491,7 +508,9 @@ def test_unreadable_files_and_other_owners_without_root(tmp_path: Path) -> None:
             os.setgid(65534)
             os.setuid(65534)
             scanner = DirectoryScanner(Path("."))
-            said = (scanner.writers(["m/shut.bin", "theirs.bin"]), scanner.scan(["locked"]).trees["locked"])
+            found = scanner.scan(None)
+            files = [entry for entry in (*found.top, *found.trees["m"]) if entry.kind == "file"]
+            said = (scanner.writers(files), found.trees["locked"])
             os.write(write_end, repr(said).encode())
             status = 0
         os._exit(status)
@@ -506,7 +525,7 @@ def test_unreadable_files_and_other_owners_without_root(tmp_path: Path) -> None:
 
 async def test_an_unreadable_published_file_refuses_and_a_hidden_one_does_not(bench: Bench) -> None:
     class Blind(DirectoryScanner):
-        def writers(self, paths: object) -> Writers:
+        def writers(self, files: object) -> Writers:
             return Writers(unreadable=(("a/w.bin", "it cannot be read: no"), ("b/.x", "it cannot be read: no")))
 
     bench.scanner = Blind(bench.root)
@@ -553,6 +572,22 @@ async def test_the_kernels_own_overflow_event_is_noticed(bench: Bench) -> None:
     assert not bench.watch.alive()
 
 
+async def test_a_directory_renamed_in_is_one_event_whatever_is_in_it(bench: Bench) -> None:
+    """Watchdog adds an event for each file in it: taken for changes, they would end the rename's privilege."""
+    heard: list[object] = []
+    for number in range(20):
+        bench.make(f"m/{number}.bin")
+    bench.watch.start(heard.append)
+    os.rename(bench.outside / "m", bench.root / "m")
+    await bench.until(lambda: len(heard) == 1)
+    os.rename(bench.root / "m", bench.root / "n")
+    await bench.until(lambda: len(heard) == 2)
+    (bench.root / "n/0.bin").unlink()
+    await bench.until(lambda: len(heard) > 2)
+    bench.watch.stop()
+    assert heard == [Renamed("", "m"), Renamed("m", "n"), Removed("n/0.bin")]
+
+
 async def test_slow_rescans_find_what_no_event_told(bench: Bench) -> None:
     class Silent(InotifyWatch):
         def start(self, heard: object) -> None:
@@ -561,7 +596,8 @@ async def test_slow_rescans_find_what_no_event_told(bench: Bench) -> None:
     bench.watch, bench.rescan_s = Silent(bench.root), 0.5
     async with bench.running():
         (bench.root / "a.npy").write_bytes(b"w")
-        assert (await bench.next()).key == "a.npy"
+        source = await bench.next()
+        assert (source.key, source.arrived) == ("a.npy", "event")  # the watch had begun when it came
         (bench.root / "a.npy").write_bytes(b"w2")
         assert (await bench.next()).files[0].size_bytes == 2
 
@@ -649,6 +685,7 @@ async def test_a_directory_that_goes_and_comes_back(bench: Bench, how: str) -> N
         else:
             os.rename(bench.root, bench.outside / "aside")
         assert await bench.refused(".") == "the models directory is not there"
+        assert not bench.watch.alive()  # a directory that was moved away is not ours any more
         await bench.nothing()
         if how == "deleted":
             bench.root.mkdir()
@@ -744,6 +781,19 @@ def test_a_lease_tells_of_writers_and_lets_them_in_at_once(tmp_path: Path) -> No
         assert open_for_writing(reader) is False
     finally:
         os.close(reader)
+
+
+def test_a_writer_who_finished_between_the_scan_and_the_question_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"half")
+    scanner = DirectoryScanner(tmp_path)
+    (entry,) = scanner.scan(None).top
+    assert scanner.writers([entry]) == Writers()
+    with (tmp_path / "w.bin").open("ab") as file:
+        assert scanner.writers([entry]) == Writers(held=("w.bin",))
+        file.write(b"rest")
+    assert scanner.writers([entry]) == Writers(changed=("w.bin",))
+    (tmp_path / "w.bin").unlink()
+    assert scanner.writers([entry]) == Writers(changed=("w.bin",))
 
 
 def test_writers_that_break_the_lease_neither_wait_nor_kill_the_process(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def read(*entries: Entry, capacity_bytes: int = CAPACITY) -> Layout:
     """Everything that was given, the top and below it, as one full scan would hand it over."""
     top = [entry for entry in entries if "/" not in entry.path]
     trees = {t.path: [entry for entry in entries if entry.path.startswith(t.path + "/")] for t in top}
-    return interpret(top, trees, capacity_bytes)
+    return interpret({t.path: t.kind for t in top}, top, trees, capacity_bytes)
 
 
 def only(found: Layout) -> Item:
@@ -90,7 +90,7 @@ def test_one_bad_version_does_not_hold_back_the_others() -> None:
 
 
 def test_only_what_was_asked_for_is_interpreted() -> None:
-    found = interpret([file("a.npy"), file("b.npy")], {"b.npy": ()}, CAPACITY)
+    found = interpret({"a.npy": "file", "b.npy": "file"}, [file("b.npy")], {}, CAPACITY)
     assert keys(found) == ["b.npy"]
 
 
@@ -116,7 +116,7 @@ def test_a_file_below_a_hidden_directory_is_not_published_whatever_it_is() -> No
 def test_what_is_not_published_still_counts_as_change_and_as_written_to() -> None:
     item = only(read(folder("m"), file("m/w.bin", at_ns=5), file("m/.w2.bin.Ab12", at_ns=900)))
     assert item.newest_ns == 900
-    assert item.watched == ("m/w.bin", "m/.w2.bin.Ab12")
+    assert [entry.path for entry in item.watched] == ["m/w.bin", "m/.w2.bin.Ab12"]
 
 
 # --- markers ----------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_a_link_to_a_file_of_the_same_model_is_that_file() -> None:
     )
     linked = next(source for source in item.files if source.path == "w.bin")
     assert (linked.size_bytes, linked.inode, linked.mode) == (4, 3, 0o600)
-    assert item.watched == ("m/blobs/abc", "m/blobs/abc")
+    assert [entry.target or entry.path for entry in item.watched] == ["m/blobs/abc", "m/blobs/abc"]
 
 
 @pytest.mark.parametrize("inside", [[], [file("m/w.bin", 0)], [folder("m/sub")], [file("m/_SUCCESS", 5)]])
@@ -262,9 +262,15 @@ def test_two_things_that_give_one_model_are_both_refused_by_name(entries: list[E
     assert tops[1] in found.refusals[tops[0]]
 
 
-def test_a_rival_counts_though_only_the_other_was_asked_for() -> None:
-    found = interpret([file("fraud.joblib"), folder("fraud")], {"fraud.joblib": ()}, CAPACITY)
-    assert found.items == () and list(found.refusals) == ["fraud.joblib"]
+@pytest.mark.parametrize("rival", ["fraud", "FRAUD", "Fraud.onnx", "fraud.tar.gz"])
+@pytest.mark.parametrize("others", [0, 100])
+def test_a_rival_counts_though_only_the_other_was_asked_for(rival: str, others: int) -> None:
+    more = [file(f"m{number}.npy") for number in range(others)]
+    kind: layout.Kind = "file" if "." in rival else "directory"
+    names: dict[str, layout.Kind] = {"fraud.joblib": "file", rival: kind, "fraud.v2.npy": "file", "frau": "directory"}
+    found = interpret({**names, **{m.path: "file" for m in more}}, [file("fraud.joblib"), *more], {}, CAPACITY)
+    assert list(found.refusals) == ["fraud.joblib"] and rival in found.refusals["fraud.joblib"]
+    assert len(found.items) == others
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,19 @@ def test_what_could_never_be_a_model_is_no_rival(rival: Entry) -> None:
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("a.joblib", "a"), ("a.tar.gz", "a"), ("a.b.ONNX", "a.b"), ("a", None), (".joblib", None), ("a.md", None)],
+    [
+        ("a.joblib", "a"),
+        ("a.tar.gz", "a"),
+        ("A.TAR.GZ", "A"),
+        ("a.tar", "a"),
+        ("a.tar.npy", None),
+        ("a.b.ONNX", "a.b"),
+        ("a", None),
+        (".joblib", None),
+        (".tar.gz", None),
+        ("a.gz", None),
+        ("a.md", None),
+    ],
 )
 def test_the_model_of_a_file_name(name: str, model: str | None) -> None:
     assert model_of(name) == model

@@ -93,6 +93,12 @@ def test_a_renamed_entry_makes_every_version_in_it_complete() -> None:
     assert world.look("fraud/1", age_s=0.0) == Complete("event")
 
 
+def test_what_was_heard_of_an_exchanged_directory_does_not_hold_back_the_new_one() -> None:
+    """renameat2(RENAME_EXCHANGE) puts a whole directory where another one was."""
+    world = World().hear(Written("fraud/1/w"), Renamed("", "fraud"))
+    assert world.look("fraud/1", age_s=0.0) == Complete("event")
+
+
 def test_a_part_renamed_into_an_item_starts_the_wait() -> None:
     world = World().hear(Renamed("fraud/.w.bin.Xy12", "fraud/w.bin"))
     assert world.due() == set()
@@ -194,6 +200,14 @@ def test_open_for_writing_is_never_complete_however_long_the_pauses() -> None:
     assert world.at(7005).look(writers=NOBODY) == Complete("event")
 
 
+@pytest.mark.parametrize("event", [Renamed("", "fraud"), Created("fraud/_SUCCESS"), Created("fraud/w")])
+def test_what_changed_between_the_scan_and_the_question_is_looked_at_again(event: FileEvent) -> None:
+    world = World().hear(event)
+    assert world.at(5).look(marked=True, writers=Writers(changed=("fraud/w",))) == Waiting()
+    assert world.next_in_s() == 10.0
+    assert world.at(10).look(signature="v2") == Complete("event")
+
+
 def test_where_the_kernel_cannot_be_asked_events_tell_of_writers() -> None:
     blind = Writers(unknown=frozenset({"fraud/w"}))
     world = World().hear(Created("fraud/w"), Written("fraud/w"))
@@ -202,11 +216,19 @@ def test_where_the_kernel_cannot_be_asked_events_tell_of_writers() -> None:
     assert world.at(105).look(writers=blind) == Complete("event")
 
 
+def test_a_writer_below_a_number_within_a_plain_directory_is_told_of_its_end() -> None:
+    blind = Writers(unknown=frozenset({"fraud/1/w"}))
+    world = World().hear(Written("fraud/1/w"))
+    assert world.at(100).look(writers=blind) == Waiting("fraud/1/w")
+    world.hear(Closed("fraud/1/w"))
+    assert world.at(105).look(writers=blind) == Complete("event")
+
+
 def test_where_the_kernel_answers_it_outweighs_the_events() -> None:
     """link(2) and truncate(2) make and change files that nobody ever closes."""
     world = World().hear(Written("fraud/w"))
     assert world.at(100).look(writers=NOBODY) == Complete("event")
-    assert world.next_in_s() is None
+    assert world.next_in_s() is None and world.settling._touches == {}
 
 
 def test_a_created_file_that_nobody_writes_is_not_held_open_by_that_event() -> None:

@@ -25,7 +25,7 @@ _SUFFIXES = (
     *("ubj", "xgb", "json", "txt", "lgb", "model", "cbm", "pt", "pth", "ckpt", "msgpack", "tflite", "h5", "hdf5"),
     *("keras", "pb", "mlmodel", "engine", "plan", "tar.gz", "tgz", "tar", "zip"),
 )
-MODEL_SUFFIXES = tuple(f".{suffix}" for suffix in _SUFFIXES)
+MODEL_SUFFIXES = frozenset(_SUFFIXES)
 """How a file at the top of the models directory must end to be a model by itself (upper case counts as well)."""
 
 _DOCUMENTS = frozenset({"readme", "license", "licence", "notice", "changelog", "requirements", "authors", "copying"})
@@ -89,8 +89,8 @@ class Item:
     """The latest change of anything under it, published or not: unix nanoseconds of the kernel's clock."""
     marked: bool
     """A marker lies there that is not older than any file."""
-    watched: tuple[str, ...]
-    """Every regular file under it, relative to the models directory; temporary ones too: somebody may be writing."""
+    watched: tuple[Entry, ...]
+    """Every regular file under it; temporary ones too: somebody may be writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +107,27 @@ class _Refused(Exception):
         self.path, self.reason = path, reason
 
 
-def interpret(top: Sequence[Entry], trees: Mapping[str, Sequence[Entry]], capacity_bytes: int) -> Layout:
+def interpret(
+    names: Mapping[str, Kind], top: Sequence[Entry], trees: Mapping[str, Sequence[Entry]], capacity_bytes: int
+) -> Layout:
     """Understand a listing.
 
     Args:
-        top: every name in the models directory itself, since two of them may claim one model.
-        trees: what lies under the entries to be understood now, parents before children; an empty sequence for files.
+        names: every name in the models directory itself, since two of them may claim one model.
+        top: of these names, the entries to be understood now.
+        trees: what lies below those of them that are directories, parents before children.
         capacity_bytes: the size of the file system, above which a file's size cannot be true.
     """
-    contested = _contested(top)
+    contested = _contested(names, [entry.path for entry in top])
     items: list[Item] = []
     refusals: dict[str, str] = {}
     for entry in top:
-        if entry.path not in trees or is_ignored(entry.path) or entry.path in MARKERS:
+        if is_ignored(entry.path) or entry.path in MARKERS:
             continue
         try:
             if entry.path in contested:
                 raise _Refused(entry.path, contested[entry.path])
-            for item in _items(entry, trees[entry.path], refusals):
+            for item in _items(entry, trees.get(entry.path, ()), refusals):
                 _keep(item, items, refusals, capacity_bytes)
         except _Refused as refusal:
             refusals[refusal.path] = refusal.reason
@@ -143,9 +146,10 @@ def is_marker(path: str) -> bool:
 
 def model_of(name: str) -> str | None:
     """The model that a single file's name stands for; None where the suffix is not a model's."""
-    lowered = name.lower()
-    suffixes = [suffix for suffix in MODEL_SUFFIXES if lowered.endswith(suffix) and len(name) > len(suffix)]
-    return name[: -len(max(suffixes, key=len))] if suffixes else None
+    stem, _, suffix = name.rpartition(".")
+    if stem.lower().endswith(".tar"):
+        stem, suffix = stem[:-4], f"tar.{suffix}"
+    return stem if stem and suffix.lower() in MODEL_SUFFIXES else None
 
 
 def shown(path: str) -> str:
@@ -157,28 +161,40 @@ def shown(path: str) -> str:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def _contested(top: Sequence[Entry]) -> dict[str, str]:
-    """Entries that would give one model name, or names that differ only by case, with the reason for each."""
+_FEW = 32
+"""Asked for together: few enough for one comparison with all their beginnings to be cheaper than reading each name."""
+
+
+def _contested(names: Mapping[str, Kind], asked: Sequence[str]) -> dict[str, str]:
+    """Of the names asked for, those of which others would be the same model, case not counting, with the reason."""
     claims: dict[str, list[str]] = {}
-    for entry in top:
-        claim = _claim(entry)
+    for name in _possible_rivals(names, asked):
+        claim = _claim(name, names[name])
         if claim is not None:
-            claims.setdefault(claim.lower(), []).append(entry.path)
+            claims.setdefault(claim.lower(), []).append(name)
     reasons: dict[str, str] = {}
-    for paths in claims.values():
-        for path in paths if len(paths) > 1 else ():
-            others = ", ".join(sorted(shown(other) for other in paths if other != path)[:3])
-            reasons[path] = f"{others} would be the same model (case does not count); keep one, or use one directory"
+    for rivals in claims.values():
+        for name in rivals if len(rivals) > 1 else ():
+            others = ", ".join(sorted(shown(other) for other in rivals if other != name)[:3])
+            reasons[name] = f"{others} would be the same model (case does not count); keep one, or use one directory"
     return reasons
 
 
-def _claim(entry: Entry) -> str | None:
-    if is_ignored(entry.path):
+def _possible_rivals(names: Mapping[str, Kind], asked: Sequence[str]) -> Iterable[str]:
+    """A look at one entry must not cost as much as a look at thousands: a rival begins with the model's name."""
+    if len(asked) > _FEW:
+        return names
+    beginnings = tuple({(_claim(name, names[name]) or name).lower() for name in asked if name in names})
+    return [name for name in names if name.lower().startswith(beginnings)]
+
+
+def _claim(name: str, kind: Kind) -> str | None:
+    if is_ignored(name):
         return None
-    if entry.kind == "file":
-        name = model_of(entry.path)
-        return None if name is None or name.lower() in _DOCUMENTS else name
-    return entry.path if entry.kind == "directory" else None
+    if kind == "file":
+        model = model_of(name)
+        return None if model is None or model.lower() in _DOCUMENTS else model
+    return name if kind == "directory" else None
 
 
 def _legal_name(text: str, path: str) -> ModelName:
@@ -224,7 +240,7 @@ def _single_file(entry: Entry) -> Item:
     if entry.size_bytes == 0:
         raise _Refused(entry.path, "an empty file")
     newest_ns = max(entry.mtime_ns, entry.ctime_ns)
-    return Item(entry.path, name, None, "", (_source(entry, ""),), newest_ns, False, (entry.path,))
+    return Item(entry.path, name, None, "", (_source(entry, ""),), newest_ns, False, (entry,))
 
 
 def _numbered(root: str, tree: Sequence[Entry]) -> dict[Version, Entry]:
@@ -268,7 +284,7 @@ def _directory(
         files=files,
         newest_ns=max(max(entry.mtime_ns, entry.ctime_ns) for entry in (root, *tree)),
         marked=_marked([*shared, *tree], root.path, files),
-        watched=tuple(entry.target or entry.path for entry in tree if entry.kind == "file" or entry.target),
+        watched=tuple(entry for entry in tree if entry.kind == "file" or entry.target),
     )
 
 

@@ -72,14 +72,19 @@ class Overflowed:
 
 
 @dataclass(frozen=True, slots=True)
+class RootRemoved:
+    """The models directory itself was removed; another one may have taken its place."""
+
+
+@dataclass(frozen=True, slots=True)
 class WatchLost:
-    """The watch ended, or does not see everything; ``reason`` for a person."""
+    """The watch does not see everything; ``reason`` for a person."""
 
     reason: str
 
 
 FileEvent = Created | Written | Adjusted | Closed | Renamed | Removed
-SourceEvent = FileEvent | Overflowed | WatchLost
+SourceEvent = FileEvent | Overflowed | RootRemoved | WatchLost
 
 # --- what a look at an item can end in -------------------------------------------------------------------------------
 
@@ -116,6 +121,8 @@ class Writers:
     """Paths for which it could not be asked: events decide."""
     unreadable: tuple[tuple[str, str], ...] = ()
     """Paths that this daemon may not read, each with the reason: the item is refused."""
+    changed: tuple[str, ...] = ()
+    """Paths that are no longer what the scan saw: it was outrun by a writer who has finished since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +277,9 @@ class Settling:
             self._wait(facts.key, touch, again_s)
             return Waiting()
         open_path = _open_path(touch, writers)
-        if open_path is not None:
+        if open_path is not None or (writers is not None and writers.changed):
             self._wait(facts.key, touch, now_s + self._settle_s)
-            return Waiting(open_path)
+            return Waiting(open_path or "")
         return Complete(touch.arrived)
 
     def announce(self, facts: Facts) -> None:
@@ -321,7 +328,7 @@ class Settling:
         own = [touch for bucket, touch in self._touches.items() if _is_under(bucket, key)]
         parent = self._touches.get(entry_of(key)) if not own else None
         if parent is not None and parent.whole:
-            own = [replace(parent, writers=frozenset())]
+            own = [parent]
         if not own:
             return None
         return _Touch(

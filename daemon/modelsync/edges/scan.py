@@ -22,7 +22,9 @@ import itertools
 import os
 import signal
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelsync.core.layout import MAX_DEPTH, MAX_FILES, Entry, Kind
@@ -59,7 +61,7 @@ class DirectoryScanner:
                 raise error
         return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
-    def scan(self, entries: Collection[str] | None) -> Listing:
+    def scan(self, entries: AbstractSet[str] | None) -> Listing:
         """List the directory, and what lies below the named entries; None: below all.
 
         Raises: DiskFailed: it cannot be read, or there are no descriptors left.
@@ -74,29 +76,26 @@ class DirectoryScanner:
             finally:
                 os.close(root)
 
-    def _scan(self, root: int, entries: Collection[str] | None) -> Listing:
+    def _scan(self, root: int, entries: AbstractSet[str] | None) -> Listing:
         identity = os.fstat(root)
-        top: list[Entry] = []
-        trees: dict[str, list[Entry]] = {}
-        with os.scandir(root) as names:
-            for name in itertools.islice(names, _MAX_TOP):
-                if entries is not None and name.name not in entries:
-                    top.append(Entry(name.name, _kind_unread(name)))
-                elif (entry := self._entry(root, name.name, name.name)) is not None:
-                    top.append(entry)
-                    trees[entry.path] = self._tree(root, entry)
+        with os.scandir(root) as found:
+            names = {name.name: _kind_unread(name) for name in itertools.islice(found, _MAX_TOP)}
+        asked = names if entries is None else entries & names.keys()
+        top = [entry for name in asked if (entry := self._entry(root, name, name)) is not None]
         room = os.fstatvfs(root)
         return Listing(
-            (identity.st_dev, identity.st_ino), tuple(top), trees, capacity_bytes=room.f_blocks * room.f_frsize
+            identity=(identity.st_dev, identity.st_ino),
+            names=names,
+            top=tuple(top),
+            trees={entry.path: self._tree(root, entry) for entry in top if entry.kind == "directory"},
+            capacity_bytes=room.f_blocks * room.f_frsize,
         )
 
     def _tree(self, root: int, entry: Entry) -> list[Entry]:
         found: list[Entry] = []
-        if entry.kind == "directory":
-            self._walk(root, entry.path, entry.path, 1, found)
-            if len(found) > _MAX_NAMES:
-                del found[:]
-                found.append(Entry(entry.path, "problem", problem=f"more than {MAX_FILES:,} files"))
+        self._walk(root, entry.path, entry.path, 1, found)
+        if len(found) > _MAX_NAMES:
+            return [Entry(entry.path, "problem", problem=f"more than {MAX_FILES:,} files")]
         return found
 
     def _walk(self, parent: int, name: str, path: str, depth: int, found: list[Entry]) -> None:
@@ -152,54 +151,86 @@ class DirectoryScanner:
 
     # --- writers ------------------------------------------------------------------------------------------------------
 
-    def writers(self, paths: Sequence[str]) -> Writers:
+    def writers(self, files: Sequence[Entry]) -> Writers:
         """Who has these files open for writing, as far as the kernel tells; it stops at the first that is.
 
-        A file that is gone meanwhile is left out: the caller's next scan sees it. Raises: DiskFailed.
+        Each file is looked at once more while there can be no writer: one who had it open during the scan, and has
+        finished since, left something else behind. Raises: DiskFailed.
         """
-        unknown: list[str] = []
-        unreadable: list[tuple[str, str]] = []
+        asked = _Asked()
         with local_faults(self._root, "ask for writers"):
             try:
                 root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
-                return Writers()
+                return Writers(changed=(".",))
             try:
-                for path in paths:
-                    held = self._held(root, path, unreadable)
-                    if held:
-                        return Writers(held=(path,))
-                    if held is None:
-                        unknown.append(path)
+                for file in files:
+                    if not _ask(root, file, asked):
+                        break
             finally:
                 os.close(root)
-        return Writers(unknown=frozenset(unknown), unreadable=tuple(unreadable))
+        return Writers(tuple(asked.held), frozenset(asked.unknown), tuple(asked.unreadable), tuple(asked.changed))
 
-    def _held(self, root: int, path: str, unreadable: list[tuple[str, str]]) -> bool | None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags, dir_fd=root)
-        except (FileNotFoundError, NotADirectoryError):
+
+@dataclass(slots=True)
+class _Asked:
+    """The answers so far; see ``Writers``."""
+
+    held: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+
+
+def _ask(root: int, file: Entry, asked: _Asked) -> bool:
+    """Ask about one file; False: no more needs to be asked. Raises OSError."""
+    path = file.target or file.path
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root)
+    except (FileNotFoundError, NotADirectoryError):
+        asked.changed.append(path)
+        return False
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+            raise
+        asked.unreadable.append((file.path, f"it cannot be read: {error.strerror}"))
+        return True
+    try:
+        held = _lease(descriptor)
+        if held:
+            asked.held.append(path)
             return False
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
-                raise
-            unreadable.append((path, f"it cannot be read: {error.strerror}"))
-            return False
-        try:
-            return open_for_writing(descriptor)
-        finally:
-            os.close(descriptor)
+        if held is None:
+            asked.unknown.append(path)
+        now = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)  # and with it the lease
+    if (now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino) != (
+        file.size_bytes,
+        file.mtime_ns,
+        file.ctime_ns,
+        file.inode,
+    ):
+        asked.changed.append(path)
+        return False
+    return True
 
 
 def open_for_writing(descriptor: int) -> bool | None:
     """Whether anybody has the file of a read-only descriptor open for writing; None where the kernel does not tell."""
+    held = _lease(descriptor)
+    if held is False:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return held
+
+
+def _lease(descriptor: int) -> bool | None:
+    """Take a read lease. False: taken, so nobody writes. True: somebody does. None: it cannot be asked."""
     try:
         fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
-    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
 
 

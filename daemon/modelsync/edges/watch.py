@@ -48,6 +48,7 @@ from modelsync.core.settle import (
     Overflowed,
     Removed,
     Renamed,
+    RootRemoved,
     SourceEvent,
     WatchLost,
     Written,
@@ -143,7 +144,7 @@ class _Handler(FileSystemEventHandler):
 
     def on_deleted(self, event: FileSystemEvent) -> None:
         path = self._relative(event.src_path)
-        self._tell(Removed(path) if path else WatchLost("the models directory was removed"))
+        self._tell(Removed(path) if path else RootRemoved())
 
     def on_moved(self, event: FileSystemEvent) -> None:
         if not event.is_synthetic:

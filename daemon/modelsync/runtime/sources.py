@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,9 +25,9 @@ from modelsync.core.settle import (
     Complete,
     Facts,
     Overflowed,
+    RootRemoved,
     Settling,
     SourceEvent,
-    Verdict,
     Waiting,
     WatchLost,
     Writers,
@@ -36,7 +36,7 @@ from modelsync.core.settle import (
 from modelsync.ports import Clock, Listing, ReadySource, Scanner, Watch
 from modelsync.runtime.inbox import Inbox
 from modelsync.runtime.refusals import Refusals
-from modelsync.runtime.watching import UNWATCHED_SCAN_S, Watching
+from modelsync.runtime.watching import Watching
 
 log = structlog.get_logger()
 
@@ -196,6 +196,7 @@ class SourceWatcher:
                 self._watching.scan_s = now_s
             case WatchLost(reason):
                 self._watching.degrade(reason, now_s)
+            case RootRemoved():
                 self._watching.check_s = now_s
             case _:
                 self._settling.hear(event, now_s)
@@ -214,7 +215,7 @@ class SourceWatcher:
         survey = await self._survey(frozenset())
         if survey is None:
             return
-        present = frozenset(entry.path for entry in survey.listing.top)
+        present = frozenset(survey.listing.names)
         for gone in self._refusals.entries() - present:
             self._refusals.say(gone, {})
         self._settling.keep_only(present, MAX_REMEMBERED)
@@ -244,7 +245,7 @@ class SourceWatcher:
 
     def _scan(self, entries: frozenset[str]) -> _Survey:
         listing = self._scanner.scan(entries)
-        return _Survey(listing, interpret(listing.top, listing.trees, listing.capacity_bytes))
+        return _Survey(listing, interpret(listing.names, listing.top, listing.trees, listing.capacity_bytes))
 
     def _is_wanted(self, entry: str) -> bool:
         name = model_of(entry) or entry
@@ -262,45 +263,47 @@ class SourceWatcher:
         said = {entry: _Said() for entry in entries}
         for path, reason in survey.layout.refusals.items():
             said[entry_of(path)].refused[path] = reason
-        for item in survey.layout.items:
-            await self._look_at_item(item, said[entry_of(item.key)])
+        quiet = [item for item in survey.layout.items if self._judge(item, None, said)]
+        answers = await self._ask_for_writers(quiet)
+        if answers is None:
+            return
+        for item, writers in zip(quiet, answers, strict=True):
+            complete = self._judge(item, writers, said)
+            if complete and not self._is_refused(item, writers, said):
+                self._settling.announce(_facts(item))
+                await self._hand_out(item, complete.arrived)
         for entry in entries:
             self._settling.rest(entry)
             self._refusals.say(entry, said[entry].refused, said[entry].waiting)
-        self._withdraw(entries - {entry.path for entry in survey.listing.top})
+        self._withdraw(entries - survey.listing.names.keys())
 
-    async def _look_at_item(self, item: Item, said: _Said) -> None:
-        facts = Facts(item.key, item.files, item.newest_ns, item.marked)
-        verdict = self._judge(facts, None)
-        if isinstance(verdict, Complete):
-            writers = await self._ask_for_writers(item, verdict, said)
-            if writers is None:
-                return
-            verdict = self._judge(facts, writers)
-        if isinstance(verdict, Complete):
-            self._settling.announce(facts)
-            await self._hand_out(item, verdict.arrived)
-        elif isinstance(verdict, Waiting) and verdict.holder:
-            said.waiting[item.key] = f"not complete: {shown(verdict.holder)} is open for writing"
-
-    def _judge(self, facts: Facts, writers: Writers | None) -> Verdict:
+    def _judge(self, item: Item, writers: Writers | None, said: dict[str, _Said]) -> Complete | None:
+        """Complete, or None, with what it waits for among the things to be said."""
         wall_ns = self._clock.wall_ms() * 1_000_000
-        return self._settling.look(facts, writers, self._clock.boottime_s(), wall_ns, self._found)
+        verdict = self._settling.look(_facts(item), writers, self._clock.boottime_s(), wall_ns, self._found)
+        if isinstance(verdict, Waiting) and verdict.holder:
+            reason = f"not complete: {shown(verdict.holder)} is open for writing"
+            said[entry_of(item.key)].waiting[item.key] = reason
+        return verdict if isinstance(verdict, Complete) else None
 
-    async def _ask_for_writers(self, item: Item, verdict: Complete, said: _Said) -> Writers | None:
-        """None: it is refused, or asked again later."""
+    async def _ask_for_writers(self, items: Sequence[Item]) -> list[Writers] | None:
+        """One answer for each, in one thread for all; None where the disk does not answer: all is scanned again."""
+        if not items:
+            return []
         try:
-            writers = await asyncio.to_thread(self._scanner.writers, item.watched)
+            return await asyncio.to_thread(lambda: [self._scanner.writers(item.watched) for item in items])
         except LocalFault as fault:
-            said.refused[item.key] = str(fault)
-            self._settling.again(item.key, verdict.arrived, self._clock.boottime_s() + UNWATCHED_SCAN_S)
+            self._watching.fail(fault, self._clock.boottime_s())
             return None
-        if writers.unreadable:
-            published = {f"{item.base}/{file.path}" if item.base else file.path for file in item.files}
-            refused = {path: reason for path, reason in writers.unreadable if path in published}
-            said.refused.update(refused)
-            return None if refused else writers
-        return writers
+
+    def _is_refused(self, item: Item, writers: Writers, said: dict[str, _Said]) -> bool:
+        """Whether a file that would be published may not be read; of one that would not, it does not matter."""
+        if not writers.unreadable:
+            return False
+        published = {f"{item.base}/{file.path}" if item.base else file.path for file in item.files}
+        refused = {path: reason for path, reason in writers.unreadable if path in published}
+        said[entry_of(item.key)].refused.update(refused)
+        return bool(refused)
 
     async def _hand_out(self, item: Item, arrived: str) -> None:
         self._ready.pop(item.key, None)
@@ -318,3 +321,7 @@ class SourceWatcher:
     async def _notify(self) -> None:
         async with self._has_ready:
             self._has_ready.notify_all()
+
+
+def _facts(item: Item) -> Facts:
+    return Facts(item.key, item.files, item.newest_ns, item.marked)
