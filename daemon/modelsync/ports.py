@@ -23,7 +23,8 @@ from modelsync.core.lease import Authority as Authority
 from modelsync.core.lease import LeaseView as LeaseView
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.promise import Promise as Promise
-from modelsync.core.settle import SourceEvent, Writers
+from modelsync.core.settle import Writers
+from modelsync.core.source_events import SourceEvent
 from modelsync.core.status import NodeReport
 
 

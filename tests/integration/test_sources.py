@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ import pytest
 
 from modelsync.core.errors import DiskFailed
 from modelsync.core.layout import Entry
-from modelsync.core.settle import Overflowed, Removed, Renamed, Writers
+from modelsync.core.settle import Writers
+from modelsync.core.source_events import Overflowed, Removed, Renamed
 from modelsync.edges import scan as scan_edge
 from modelsync.edges import watch as watch_edge
 from modelsync.edges.scan import DirectoryScanner, open_for_writing
@@ -570,6 +572,34 @@ async def test_the_kernels_own_overflow_event_is_noticed(bench: Bench) -> None:
     assert bench.watch.alive()
     bench.watch.stop()
     assert not bench.watch.alive()
+
+
+async def test_a_queue_that_the_kernel_really_overflows_loses_no_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Watchdog's reader is held up until the kernel has dropped events, that of the model among them."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if limit > 100_000:
+        pytest.skip(f"the kernel queues {limit} events here")
+    go_on = threading.Event()
+    go_on.set()
+    real = watch_edge.InotifyFD.read_events
+
+    def held_up(self: object, **more: object) -> object:
+        go_on.wait()
+        return real(self, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(watch_edge.InotifyFD, "read_events", held_up)
+    async with bench.running():
+        go_on.clear()
+        for number in range(limit // 2 + 100):
+            (bench.root / f".{number % 2}").mkdir()
+            (bench.root / f".{number % 2}").rmdir()
+        os.rename(bench.make("a.npy"), bench.root / "a.npy")
+        go_on.set()
+        assert (await bench.next()).key == "a.npy"
+        os.rename(bench.make("b.npy"), bench.root / "b.npy")
+        assert (await bench.next()).key == "b.npy"
 
 
 async def test_a_directory_renamed_in_is_one_event_whatever_is_in_it(bench: Bench) -> None:

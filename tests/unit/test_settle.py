@@ -10,23 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from modelsync.core.settle import (
-    Adjusted,
-    Closed,
     Complete,
-    Created,
     Facts,
-    FileEvent,
-    Removed,
-    Renamed,
     Settling,
     Unchanged,
     Verdict,
     Waiting,
     Writers,
-    Written,
     bucket_of,
     is_bucket,
 )
+from modelsync.core.source_events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
 
 SETTLE_S = 5.0
 WALL_NS = 1_700_000_000_000_000_000

@@ -19,21 +19,7 @@ from modelsync.core import ids
 from modelsync.core.errors import BadName
 from modelsync.core.ids import ModelName, Version
 from modelsync.core.manifest import published_path
-
-_SUFFIXES = (
-    *("joblib", "pkl", "pickle", "dill", "skops", "npz", "npy", "safetensors", "onnx", "pmml", "gguf", "ggml", "bin"),
-    *("ubj", "xgb", "json", "txt", "lgb", "model", "cbm", "pt", "pth", "ckpt", "msgpack", "tflite", "h5", "hdf5"),
-    *("keras", "pb", "mlmodel", "engine", "plan", "tar.gz", "tgz", "tar", "zip"),
-)
-MODEL_SUFFIXES = frozenset(_SUFFIXES)
-"""How a file at the top of the models directory must end to be a model by itself (upper case counts as well)."""
-
-_DOCUMENTS = frozenset({"readme", "license", "licence", "notice", "changelog", "requirements", "authors", "copying"})
-"""Texts that lie beside models. ``.txt`` and ``.json`` are also how LightGBM and XGBoost save, so the name decides."""
-
-_TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".swp", ".swx", ".crdownload", ".filepart", ".download", "~")
-MARKERS = frozenset({"_SUCCESS", ".complete"})
-"""Files that a writer makes last, to say that the rest is there (Hadoop's committers; DESIGN, section 3)."""
+from modelsync.core.source_names import DOCUMENTS, MARKERS, as_number, is_ignored, is_marker, model_of, shown
 
 MAX_FILES = 100_000
 """In one model (FAULTS, row 31): beyond it the manifest itself would be too large."""
@@ -134,30 +120,6 @@ def interpret(
     return Layout(tuple(items), refusals)
 
 
-def is_ignored(name: str) -> bool:
-    """Whether one name (not a path) is of something hidden, unfinished or the file system's own: not even refused."""
-    return name.startswith(".") or name.lower().endswith(_TEMPORARY) or name == "lost+found"
-
-
-def is_marker(path: str) -> bool:
-    """Whether a path's last part is a marker's name."""
-    return path.rpartition("/")[2] in MARKERS
-
-
-def model_of(name: str) -> str | None:
-    """The model that a single file's name stands for; None where the suffix is not a model's."""
-    stem, _, suffix = name.rpartition(".")
-    if stem.lower().endswith(".tar"):
-        stem, suffix = stem[:-4], f"tar.{suffix}"
-    return stem if stem and suffix.lower() in MODEL_SUFFIXES else None
-
-
-def shown(path: str) -> str:
-    """A path that a terminal, a log and JSON can take: control characters and undecodable bytes are escaped."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +155,7 @@ def _claim(name: str, kind: Kind) -> str | None:
         return None
     if kind == "file":
         model = model_of(name)
-        return None if model is None or model.lower() in _DOCUMENTS else model
+        return None if model is None or model.lower() in DOCUMENTS else model
     return name if kind == "directory" else None
 
 
@@ -234,7 +196,7 @@ def _single_file(entry: Entry) -> Item:
     stem = model_of(entry.path)
     if stem is None:
         raise _Refused(entry.path, "not a model by its suffix; put it into a directory that has the model's name")
-    if stem.lower() in _DOCUMENTS:
+    if stem.lower() in DOCUMENTS:
         raise _Refused(entry.path, "a text beside models, by its name; a model of that name needs a directory")
     name = _legal_name(stem, entry.path)
     if entry.size_bytes == 0:
@@ -255,14 +217,6 @@ def _numbered(root: str, tree: Sequence[Entry]) -> dict[Version, Entry]:
             return {}
         numbers[number] = child
     return numbers
-
-
-def as_number(name: str) -> Version | None:
-    """A directory's name as a version; None unless it is the number's one canonical text."""
-    try:
-        return ids.version(name)
-    except BadName:
-        return None
 
 
 def _directory(

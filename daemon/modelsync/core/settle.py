@@ -18,73 +18,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from modelsync.core.layout import as_number, is_ignored, is_marker
-
-# --- what a watch reports: paths relative to the models directory, "/"-separated -------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A name appeared: a directory, a link, or a file. It says nothing about writers: those write, sooner or later."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Bytes were written to a file, so somebody has it open."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adjusted:
-    """A file's times, mode or owner were set."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A file that was open for writing was closed."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Renamed:
-    """Something got another name; an empty source or target lies outside the models directory."""
-
-    source: str
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """A name was removed."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Overflowed:
-    """Events were lost: only a scan can tell what is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class RootRemoved:
-    """The models directory itself was removed; another one may have taken its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchLost:
-    """The watch does not see everything; ``reason`` for a person."""
-
-    reason: str
-
-
-FileEvent = Created | Written | Adjusted | Closed | Renamed | Removed
-SourceEvent = FileEvent | Overflowed | RootRemoved | WatchLost
+from modelsync.core.source_events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
+from modelsync.core.source_names import as_number, is_ignored, is_marker
 
 # --- what a look at an item can end in -------------------------------------------------------------------------------
 

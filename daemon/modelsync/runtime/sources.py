@@ -20,19 +20,10 @@ from types import TracebackType
 import structlog
 
 from modelsync.core.errors import LocalFault
-from modelsync.core.layout import Item, Layout, SourceFile, interpret, model_of, shown
-from modelsync.core.settle import (
-    Complete,
-    Facts,
-    Overflowed,
-    RootRemoved,
-    Settling,
-    SourceEvent,
-    Waiting,
-    WatchLost,
-    Writers,
-    entry_of,
-)
+from modelsync.core.layout import Item, Layout, SourceFile, interpret
+from modelsync.core.settle import Complete, Facts, Settling, Waiting, Writers, entry_of
+from modelsync.core.source_events import Overflowed, RootRemoved, SourceEvent, WatchLost
+from modelsync.core.source_names import model_of, shown
 from modelsync.ports import Clock, Listing, ReadySource, Scanner, Watch
 from modelsync.runtime.inbox import Inbox
 from modelsync.runtime.refusals import Refusals
