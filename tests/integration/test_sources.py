@@ -21,7 +21,7 @@ import pytest
 from modelsync.core.errors import DiskFailed
 from modelsync.core.layout import Entry
 from modelsync.core.settle import Writers
-from modelsync.core.source_events import Overflowed, Removed, Renamed
+from modelsync.core.source_events import Closed, Overflowed, Removed, Renamed, Written
 from modelsync.edges import scan as scan_edge
 from modelsync.edges import watch as watch_edge
 from modelsync.edges.scan import DirectoryScanner, open_for_writing
@@ -616,6 +616,18 @@ async def test_a_directory_renamed_in_is_one_event_whatever_is_in_it(bench: Benc
     await bench.until(lambda: len(heard) > 2)
     bench.watch.stop()
     assert heard == [Renamed("", "m"), Renamed("m", "n"), Removed("n/0.bin")]
+
+
+async def test_a_fast_writer_does_not_flood_the_watch(bench: Bench) -> None:
+    heard: list[object] = []
+    bench.watch.start(heard.append)
+    with (bench.root / "a.bin").open("wb", buffering=0) as one, (bench.root / "b.bin").open("wb", buffering=0) as two:
+        for _ in range(2_000):
+            one.write(b"1")
+            two.write(b"2")
+    await bench.until(lambda: Closed("a.bin") in heard and Closed("b.bin") in heard)
+    bench.watch.stop()
+    assert 2 <= sum(isinstance(event, Written) for event in heard) <= 100
 
 
 async def test_slow_rescans_find_what_no_event_told(bench: Bench) -> None:
