@@ -40,13 +40,21 @@ def free_port() -> int:
 class Daemon:
     """One modelsyncd with directories and a configuration file of its own."""
 
-    def __init__(self, name: str, root: Path, redis_url: str, sections: str = "", advertise: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        redis_url: str,
+        sections: str = "",
+        advertise: str = "",
+        host: str = "127.0.0.1",
+    ) -> None:
         self.name = name
         self.root = root / name
         self.models, self.live, self.state = self.root / "models", self.root / "live", self.root / "state"
         self.log, self.config = self.root / "log", self.root / "modelsync.toml"
         self.models.mkdir(parents=True)
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{host}:{free_port()}"
         self.base = (
             f'[fleet]\nname = "{FLEET}"\nredis = "{redis_url}"\npoll_s = 1.0\n'
             f'[node]\nid = "{name}"\nlisten = "{self.url.removeprefix("http://")}"\n'
@@ -105,6 +113,15 @@ class Daemon:
         assert self.process is not None
         self.process.wait(10)
 
+    def end(self) -> None:
+        """SIGKILL, whatever state it is in."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def tail(self) -> str:
+        return self.log.read_text()[-2000:]
+
     def stop(self, timeout_s: float = 15) -> int:
         """SIGTERM and its exit code."""
         assert self.process is not None
@@ -152,10 +169,7 @@ class Fleet:
 
     def close(self) -> None:
         for daemon in self.daemons:
-            if daemon.process is not None and daemon.process.poll() is None:
-                daemon.process.send_signal(signal.SIGCONT)
-                daemon.process.kill()
-                daemon.process.wait(10)
+            daemon.end()
         self.valkey.stop()
 
 
