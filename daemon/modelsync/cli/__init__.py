@@ -1,22 +1,70 @@
-"""The ``modelsync`` command: one file a command, errors as one line, exit codes that mean something."""
+"""The ``modelsync`` command: one file a command, errors as one line, exit codes that mean something.
+
+A command's file is imported when the command is named, so that ``--help`` and a typing error answer at once.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 import click
 
 from modelsync import __version__
-from modelsync.cli import check, diff, fleet, history, publish, status, up, verify, wishes
-from modelsync.cli.access import Target
 from modelsync.cli.output import printable
 from modelsync.core.errors import ModelsyncError
 
 DEFAULT_CONFIG = "/etc/modelsync/modelsync.toml"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+COMMANDS = {
+    "up": ("up", "Publish what is put into MODELS_DIR: a primary on this machine, with a Valkey of its own."),
+    "join": ("up", "Join the fleet whose Redis is at REDIS_URL, as a replica that can be promoted."),
+    "status": ("status", "Show the fleet: nodes, models, what is wanted and what is wrong."),
+    "publish": ("publish", "Publish PATH, a file or a directory, as the next version of the model NAME."),
+    "history": ("history", "List the versions of NAME, newest first."),
+    "show": (
+        "history",
+        "Show one version of NAME: its files, digests and metadata.",
+    ),
+    "diff": ("diff", "Compare version OLD of NAME with version NEW: files, sizes, metadata."),
+    "update": ("wishes", "Run VERSION of NAME, or its newest; the next publish moves on from it."),
+    "pin": ("wishes", "Hold NAME at VERSION (a number or an alias) on the whole fleet, until `unpin`."),
+    "unpin": ("wishes", "Let NAME follow what is published again."),
+    "rollback": ("wishes", "Run the version of NAME before the one wanted now, or an earlier VERSION."),
+    "alias": ("wishes", "Let ALIAS mean VERSION of NAME."),
+    "delete": ("wishes", "Forget VERSION of NAME; refused for what is wanted, pinned, aliased or the head."),
+    "switchover": ("fleet", "Make NODE the primary, or the best candidate."),
+    "pause": ("fleet", "Promote nobody until `resume`; a switchover that is asked for goes on."),
+    "resume": ("fleet", "End a pause."),
+    "forget": ("fleet", "Count NODE, which is gone for good, in no majority any more."),
+    "primaries": ("fleet", "List who was primary, since when, and why."),
+    "config": ("check", "Work with configuration files."),
+    "verify": ("verify", "Check every byte of every version that this host holds."),
+}
+"""Name to the file in this package that has it, and its line in ``--help``; in the order in which they are shown."""
+
+
+class _Commands(click.Group):
+    """The commands of the table, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        file = importlib.import_module(f"modelsync.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = next(command for command in file.COMMANDS if command.name == cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--config",
     "config_file",
@@ -35,21 +83,9 @@ def cli(context: click.Context, config_file: str, redis: str | None, fleet: str)
 
     Begin with `modelsync up DIR`, or with `modelsync status` where a daemon runs already.
     """
+    from modelsync.cli.access import Target  # noqa: PLC0415  no command runs without it, but --help does
+
     context.obj = Target(config_file=config_file, redis=redis, fleet=fleet)
-
-
-for _command in (
-    *up.COMMANDS,
-    *status.COMMANDS,
-    *publish.COMMANDS,
-    *history.COMMANDS,
-    *diff.COMMANDS,
-    *wishes.COMMANDS,
-    *fleet.COMMANDS,
-    *check.COMMANDS,
-    *verify.COMMANDS,
-):
-    cli.add_command(_command)
 
 
 def main() -> None:

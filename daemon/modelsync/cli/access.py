@@ -1,6 +1,7 @@
 """How a command reaches a fleet: through the daemon of this host, or through Redis and whichever daemon answers.
 
 Reading works with Redis alone; whatever changes something is asked of a daemon, which passes it on to the primary.
+aiohttp and redis-py take a tenth of a second each to import, so each is imported by the first call that needs it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelsync import config as configuration
 from modelsync.config import Config
@@ -18,10 +19,11 @@ from modelsync.core import fleet as fleets
 from modelsync.core import status
 from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
 from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
-from modelsync.edges.http_control import ControlClient
-from modelsync.edges.redis_catalog import RedisCatalog
-from modelsync.edges.redis_connect import connect
-from modelsync.edges.redis_lease import RedisLease
+
+if TYPE_CHECKING:
+    from modelsync.edges.http_control import ControlClient
+    from modelsync.edges.redis_catalog import RedisCatalog
+    from modelsync.edges.redis_lease import RedisLease
 
 Answer = TypeVar("Answer")
 
@@ -40,19 +42,42 @@ class Target:
 
 
 class Access:
-    """One fleet, for one command."""
+    """One fleet, for one command.
 
-    def __init__(self, control: ControlClient, local_url: str | None, redis_url: str | None, fleet: FleetName) -> None:
-        self._control = control
+    Args:
+        stack: closes what is opened here.
+        token, timeout_s: for the client of daemons, which is made when it is first needed.
+    """
+
+    def __init__(
+        self,
+        stack: contextlib.AsyncExitStack,
+        token: str | None,
+        timeout_s: float,
+        local_url: str | None,
+        redis_url: str | None,
+        fleet: FleetName,
+    ) -> None:
+        self._stack = stack
+        self._token = token
+        self._timeout_s = timeout_s
+        self._client: ControlClient | None = None
         self._local_url = local_url
         self._redis_url = redis_url
         self._fleet = fleet
+
+    async def _control(self) -> ControlClient:
+        if self._client is None:
+            from modelsync.edges.http_control import ControlClient  # noqa: PLC0415  imports aiohttp
+
+            self._client = await self._stack.enter_async_context(ControlClient(self._token, self._timeout_s))
+        return self._client
 
     async def status(self) -> dict[str, Any]:
         """The status document: from a daemon, and where none answers, from what Redis has."""
         if self._local_url is not None:
             try:
-                return await self._control.status(self._local_url)
+                return await (await self._control()).status(self._local_url)
             except RemoteFault:
                 if self._redis_url is None:
                     raise
@@ -73,6 +98,9 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def _catalog(self) -> AsyncIterator[RedisCatalog]:
+        from modelsync.edges.redis_catalog import RedisCatalog  # noqa: PLC0415  imports redis-py
+        from modelsync.edges.redis_connect import connect  # noqa: PLC0415
+
         assert self._redis_url is not None
         catalog = RedisCatalog(connect(self._redis_url), self._fleet)
         try:
@@ -82,6 +110,9 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[RedisLease]:
+        from modelsync.edges.redis_connect import connect  # noqa: PLC0415  imports redis-py
+        from modelsync.edges.redis_lease import RedisLease  # noqa: PLC0415
+
         assert self._redis_url is not None
         lease = RedisLease(connect(self._redis_url), self._fleet, NodeId(""), "")
         try:
@@ -97,7 +128,7 @@ class Access:
         fault: RemoteFault = NoPrimary(fleet=self._fleet)
         for url in await self._urls():
             try:
-                return await question(self._control, url)
+                return await question(await self._control(), url)
             except (PeerUnavailable, NoPrimary) as error:
                 fault = error
         raise fault
@@ -135,8 +166,8 @@ async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Acces
             token = configuration.read_secret(config.security.token_file, "security.token_file")
         redis_url = None if config.fleet.redis == "embedded" else config.fleet.redis
         local_url, fleet = config.node.advertise, config.fleet.name
-    async with ControlClient(token, timeout_s) as control:
-        yield Access(control, local_url, redis_url, fleet)
+    async with contextlib.AsyncExitStack() as stack:
+        yield Access(stack, token, timeout_s, local_url, redis_url, fleet)
 
 
 def run(work: Coroutine[Any, Any, Answer]) -> Answer:

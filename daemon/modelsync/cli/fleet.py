@@ -1,4 +1,4 @@
-"""``switchover``, ``pause``, ``resume``, ``primaries``: who is primary, and who shall be."""
+"""``switchover``, ``pause``, ``resume``, ``forget``, ``primaries``: who is primary, and who shall be."""
 
 from __future__ import annotations
 
@@ -54,4 +54,13 @@ def primaries_command(target: Target, as_json: bool) -> None:
         print_table(("EPOCH", "PRIMARY", "SINCE", "WHY"), rows)
 
 
-COMMANDS = (switchover_command, pause_command, resume_command, primaries_command)
+@click.command("forget")
+@click.argument("node")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def forget_command(target: Target, node: str, as_json: bool) -> None:
+    """Count NODE, which is gone for good, in no majority any more. If it comes back, it counts again."""
+    send(target, ("forget", node), as_json)
+
+
+COMMANDS = (forget_command, switchover_command, pause_command, resume_command, primaries_command)

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,9 @@ from modelsync.cli.access import Access, Target, access, run
 from modelsync.cli.output import print_json, size
 from modelsync.core.errors import BadName, TimedOut
 from modelsync.core.ids import ModelName, Version, model_name, version
-from modelsync.edges.http_control import ControlClient
+
+if TYPE_CHECKING:
+    from modelsync.edges.http_control import ControlClient
 
 POLL_S = 0.05
 

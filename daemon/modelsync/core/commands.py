@@ -25,8 +25,9 @@ _FORMS = {
     "switchover": ("switchover [NODE]", 0, 1),
     "pause": ("pause", 0, 0),
     "resume": ("resume", 0, 0),
+    "forget": ("forget NODE", 1, 1),
 }
-FLEET_VERBS = frozenset({"switchover", "pause", "resume"})
+FLEET_VERBS = frozenset({"switchover", "pause", "resume", "forget"})
 _JSON_KEYS = ("model", "alias", "node", "version")
 
 
@@ -75,7 +76,7 @@ def _words_of_json(text: str) -> list[str]:
 
 
 def _command(verb: str, words: list[str]) -> Command:
-    if verb == "switchover":
+    if verb in ("switchover", "forget"):
         return Command(verb, node=node_id(words[0]) if words else "")
     if verb in FLEET_VERBS:
         return Command(verb)

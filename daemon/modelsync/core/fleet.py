@@ -4,13 +4,13 @@ what a switchover has come to. One record, changed only by the primary. PROTOCOL
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage, PolicyRefusal
-from modelsync.core.ids import ZERO_ID, EntryId
+from modelsync.core.ids import ZERO_ID, EntryId, node_id
 from modelsync.core.status import NodeReport, iso_time
 
 MAX_TERMS = 100
@@ -50,6 +50,8 @@ class FleetRecord:
     """Who paused promotions; empty: nobody has."""
     terms: tuple[Term, ...] = ()
     switchover: Switchover | None = None
+    forgotten: frozenset[str] = frozenset()
+    """Nodes that are gone for good: no majority counts them."""
 
     @property
     def paused(self) -> bool:
@@ -63,6 +65,25 @@ def paused(record: FleetRecord, by: str, at: EntryId) -> FleetRecord:
 
 def resumed(record: FleetRecord, at: EntryId) -> FleetRecord:
     return replace(record, id=at, paused_by="")
+
+
+def forgot(record: FleetRecord, node: str, at: EntryId) -> FleetRecord:
+    """Count a node that is gone for good no longer."""
+    return replace(record, id=at, forgotten=record.forgotten | {node})
+
+
+def remembered(record: FleetRecord, nodes: Iterable[str], at: EntryId) -> FleetRecord:
+    """Count nodes again that have come back."""
+    return replace(record, id=at, forgotten=record.forgotten - set(nodes))
+
+
+def forgettable(node: str, nodes: Sequence[NodeReport]) -> None:
+    """Whether a node may be forgotten. Raises PolicyRefusal: it is alive, or nobody knows it."""
+    report = next((report for report in nodes if report.id == node), None)
+    if report is None:
+        raise PolicyRefusal(reason=f"no node is called {node}")
+    if not report.lost:
+        raise PolicyRefusal(reason=f"{node} was alive {report.last_seen_s:.0f} s ago: stop its daemon first")
 
 
 def handing_over(record: FleetRecord, job: Switchover, at: EntryId) -> FleetRecord:
@@ -138,6 +159,7 @@ def to_fields(record: FleetRecord) -> dict[str, str]:
     return {
         "id": str(record.id),
         "paused_by": record.paused_by,
+        "forgotten": canonical.encode(sorted(record.forgotten)).decode(),
         "terms": canonical.encode(terms).decode(),
         "switchover": canonical.encode(_job_fields(record.switchover) if record.switchover else None).decode(),
     }
@@ -151,10 +173,12 @@ def from_fields(fields: Mapping[str, str]) -> FleetRecord:
     """Parse the fields, from Redis or from disk, as hostile input. Raises MalformedMessage."""
     try:
         terms = canonical.decode(fields.get("terms", "[]").encode(), "terms", max_bytes=1 << 20)
+        forgotten = canonical.decode(fields.get("forgotten", "[]").encode(), "forgotten nodes", max_bytes=1 << 20)
         job = canonical.decode(fields.get("switchover", "null").encode(), "switchover", max_bytes=1 << 16)
         return FleetRecord(
             id=EntryId.parse(fields.get("id", "0-0")),
             paused_by=fields.get("paused_by", ""),
+            forgotten=frozenset(node_id(name) for name in forgotten),
             terms=tuple(_term(item) for item in terms[:MAX_TERMS]),
             switchover=None if job is None else _job(job),
         )

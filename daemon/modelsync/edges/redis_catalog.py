@@ -138,6 +138,7 @@ class RedisCatalog:
         """Take a node that is gone for good out of the lists."""
         async with redis_faults("forget a node"):
             await self._redis.srem(self.key("nodes"), node)
+            await self._redis.delete(self.key(f"node:{node}"))
 
     # --- answers ----------------------------------------------------------------------------------------------------
 

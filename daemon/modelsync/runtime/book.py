@@ -50,6 +50,11 @@ class Book:
         """The last catalog change that this node has on disk."""
         return self._ledger.applied
 
+    @property
+    def members(self) -> frozenset[str]:
+        """The members of the fleet that this node has on disk."""
+        return self._ledger.members
+
     def record(self, name: ModelName) -> ModelRecord:
         return self.records.get(name) or ModelRecord(name)
 

@@ -215,7 +215,13 @@ class Node:
         """Read who else is there; the election counts its majorities and ranks its candidates by it."""
         await self.book.refresh_nodes()
         self._tell_elector()
-        await self.elector.note_members(frozenset(node.id for node in self.book.nodes))
+        reported, forgotten = {node.id for node in self.book.nodes}, self.book.fleet.forgotten
+        await self.elector.note_members(frozenset((self.book.members | reported) - forgotten))
+        returned = [node.id for node in self.book.nodes if node.id in forgotten and not node.lost]
+        if returned and self.elector.authority is not None:
+            await self.publisher.fleet_change(
+                lambda record, at: fleets.remembered(record, returned, at), "node.returned", ", ".join(returned)
+            )
         for node in self.book.nodes:
             self.elector.note_epoch(node.epoch)
 
@@ -282,6 +288,8 @@ class Node:
     async def _fleet_command(self, command: commands.Command, by: str) -> dict[str, object]:
         if command.verb == "switchover":
             return await self._switchover(command.node, by)
+        if command.verb == "forget":
+            return await self._forget(command.node, by)
         if command.verb == "pause":
             await self.publisher.fleet_change(
                 lambda record, at: fleets.paused(record, by, at), "fleet.paused", f"by {by}"
@@ -294,6 +302,15 @@ class Node:
             self._resume_by = by
             self._tell_elector()
         return {"paused": command.verb == "pause"}
+
+    async def _forget(self, node: str, by: str) -> dict[str, object]:
+        fleets.forgettable(node, self.book.nodes)
+        await self.publisher.fleet_change(
+            lambda record, at: fleets.forgot(record, node, at), "node.forgotten", f"{node}, by {by}"
+        )
+        await self.catalog.forget(NodeId(node))
+        await self._refresh_nodes()
+        return {"forgotten": node}
 
     async def _resume(self, by: str) -> None:
         self._resume_by = ""
