@@ -35,6 +35,7 @@ NOW = EntryId(9, 1)
         ("switchover gpu-02", Command("switchover", node="gpu-02")),
         ("pause", Command("pause")),
         ("resume", Command("resume")),
+        ("forget gpu-02", Command("forget", node="gpu-02")),
         ('{"command": "pin", "model": "fraud", "version": 12}', Command("pin", FRAUD, target=12)),
         ('{"version": "stable", "model": "fraud", "command": "PIN"}', Command("pin", FRAUD, target="stable")),
         (' {"command": "rollback", "model": "fraud", "version": null}', Command("rollback", FRAUD)),
@@ -50,13 +51,14 @@ def test_what_people_type(text: str, command: Command) -> None:
 FORMS = "update NAME [VERSION]; pin NAME VERSION; unpin NAME; rollback NAME [VERSION]; alias NAME ALIAS VERSION; "
 NAME = "1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
 OBJECT = 'an object with "command", "model", "version"'
+REST = "delete NAME VERSION; switchover [NODE]; pause; resume; forget NODE"
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "rule"),
     [
-        ("", "command", FORMS + "delete NAME VERSION; switchover [NODE]; pause; resume"),
-        ("reboot", "command", FORMS + "delete NAME VERSION; switchover [NODE]; pause; resume"),
+        ("", "command", FORMS + REST),
+        ("reboot", "command", FORMS + REST),
         ("pin fraud", "command", "pin NAME VERSION"),
         ("pin fraud 1 2", "command", "pin NAME VERSION"),
         ("pause now", "command", "pause"),
@@ -88,7 +90,7 @@ OBJECT = 'an object with "command", "model", "version"'
         ('{"command": "pause", "force": true}', "command", OBJECT),
         ('{"command": "pin", "model": {"$ne": 1}, "version": 1}', "model name", NAME),
         ('{"command": "pin", "model": "fraud", "version": [1]}', "alias", NAME),
-        ('{"command": "pin fraud 1"}', "command", FORMS + "delete NAME VERSION; switchover [NODE]; pause; resume"),
+        ('{"command": "pin fraud 1"}', "command", FORMS + REST),
     ],
 )
 def test_what_is_refused(text: str, kind: str, rule: str) -> None:
