@@ -63,7 +63,8 @@ class App:
     """One daemon: its configuration, its parts, and how they end."""
 
     config: Config
-    config_path: Path | None = None
+    config_watch: ConfigWatch | None = None
+    """Tells of edits; made before ``config`` was read. None: what the command line said holds to the end."""
     on_ready: Callable[[App], None] = field(default=lambda app: None)
     redis_url: str = ""
     """Where Redis is, once it is known; for ``embedded`` the URL that others join by."""
@@ -234,9 +235,7 @@ class App:
 
     async def _start_beside(self, stack: AsyncExitStack, node: Node, notifier: SystemdNotifier) -> None:
         tasks = [asyncio.create_task(_feed_watchdog(node, notifier), name="watchdog")]
-        if self.config_path is not None:
-            watch = ConfigWatch(self.config_path)
-            watch.poke()  # an edit made while the daemon started is not missed
+        if (watch := self.config_watch) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.poke)
             tasks.append(asyncio.create_task(self._reload(node, watch, notifier), name="config"))
 
@@ -249,11 +248,10 @@ class App:
 
     async def _reload(self, node: Node, watch: ConfigWatch, notifier: SystemdNotifier) -> None:
         """Take on each edit; a bad one leaves the last good configuration in force and says so."""
-        assert self.config_path is not None
         async for _ in watch.changes():
             notifier.reloading()
             before = self.config.models
-            fault = self._read_again(self.config_path)
+            fault = self._read_again(watch.path)
             self.limiter.rate_bytes_per_s = self.config.transfer.rate_limit_bytes_per_s
             node.reload(self._settings(fault))
             if self.config.models != before:

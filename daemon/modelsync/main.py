@@ -26,8 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        settings = config.load(arguments.config)
-        asyncio.run(_release(settings) if arguments.release else _serve(settings, arguments))
+        asyncio.run(_release(arguments) if arguments.release else _serve(arguments))
     except ModelsyncError as error:
         sys.stderr.write(f"modelsyncd: {error}\n")
         return error.exit_code
@@ -37,18 +36,23 @@ def main(argv: list[str] | None = None) -> int:
 # Imported late: a fault in the configuration is told, and a lease given back, without loading everything.
 
 
-async def _release(settings: config.Config) -> None:
+async def _release(arguments: argparse.Namespace) -> None:
+    settings = config.load(arguments.config)
     from modelsync.release import release_dead  # noqa: PLC0415
 
     await release_dead(settings)
 
 
-async def _serve(settings: config.Config, arguments: argparse.Namespace) -> None:
+async def _serve(arguments: argparse.Namespace) -> None:
+    from modelsync.edges.config_watch import ConfigWatch  # noqa: PLC0415
+
+    watch = ConfigWatch(arguments.config)  # before the file is read: no edit falls between the two
+    settings = config.load(arguments.config)
     from modelsync import logs  # noqa: PLC0415
     from modelsync.app import App  # noqa: PLC0415
 
     logs.set_up(level=arguments.log_level)
-    await App(settings, arguments.config).run()
+    await App(settings, watch).run()
 
 
 if __name__ == "__main__":

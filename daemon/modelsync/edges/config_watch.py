@@ -30,7 +30,7 @@ class ConfigWatch:
     """
 
     def __init__(self, path: Path, interval_s: float = 0.1, quiet_s: float = 0.2) -> None:
-        self._path = path
+        self.path = path
         self._interval_s = interval_s
         self._quiet_s = quiet_s
         self._seen = signature(path)
@@ -61,16 +61,16 @@ class ConfigWatch:
 
     def _changed(self, now_s: float) -> bool:
         """One look: whether the file differs from what was last told, and the difference is whole."""
-        found = signature(self._path)
+        found = signature(self.path)
         if found is None or found == self._seen:
             self._moving = None
             return False
         if found != self._moving:
             self._moving, self._still_since_s = found, now_s
             return False
-        if now_s - self._still_since_s < self._quiet_s or being_written(self._path):
+        if now_s - self._still_since_s < self._quiet_s or being_written(self.path):
             return False
-        if signature(self._path) != found:
+        if signature(self.path) != found:
             return False
         self._seen, self._moving = found, None
         return True
