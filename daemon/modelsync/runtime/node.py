@@ -405,7 +405,7 @@ class Node:
 
     async def collect(self, *, dry_run: bool = False) -> dict[str, int]:
         """Remove what no retained version needs. Raises LocalFault."""
-        async with self.publisher.guard:
+        async with self.publisher.gate.alone():
             keep = {name: self._retained(record) for name, record in self.book.records.items()}
             removed = await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run)
         if any(removed.values()) and not dry_run:

@@ -27,6 +27,7 @@ from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.messages import announcement
 from modelsync.ports import Authority, Catalog, Change, Clock, Published, SourceFile, VersionStore
 from modelsync.runtime.book import Book
+from modelsync.runtime.gate import Gate
 
 log = structlog.get_logger()
 
@@ -73,7 +74,8 @@ class Publisher:
         self._on_published = on_published
         self._unsettled: Change | None = None
         self.guard = asyncio.Lock()
-        """Held while anything is written, and by garbage collection: neither pulls objects from under the other."""
+        """Held while anything is written to the catalog, and not while bytes are copied."""
+        self.gate = Gate()
 
     # --- versions ----------------------------------------------------------------------------------------------------
 
@@ -83,10 +85,11 @@ class Publisher:
         Raises: NotAModel, SourceChanged, VersionConflict, PolicyRefusal, DiskFull, DiskFailed, LeaseLost, NoPrimary,
             RedisUnavailable.
         """
-        async with self.guard:
-            self._require_authority()
+        self._require_authority()
+        async with self.gate.shared():
             files = await asyncio.to_thread(self._store.ingest, draft.root, draft.files)
-            return await self._publish(draft, files)
+            async with self.guard:
+                return await self._publish(draft, files)
 
     async def _publish(self, draft: Draft, files: tuple[FileEntry, ...]) -> Published:
         await self._settle()
