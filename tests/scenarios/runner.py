@@ -7,13 +7,14 @@ test is one comparison and a change of behaviour is a diff that reads like a sto
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 from modelsync.core import election
 from modelsync.core import election_messages as msg
 from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election import State
+from modelsync.core.election_state import State, writing_authority
 from modelsync.core.ids import EntryId, NodeId
 from modelsync.core.lease import HANDOFF, HELD, NO_LEASE, Authority, LeaseView, Timing
 from modelsync.core.promise import Promise
@@ -39,7 +40,7 @@ def render(text: str) -> str:
 
 def _node(words: list[str]) -> State:
     """``node NAME [disk EPOCH HOLDER NONCE] [applied ID]``."""
-    options = dict(zip(words[1::1], words[2::1], strict=False))
+    options = dict(itertools.pairwise(words))
     disk = None
     if "disk" in words:
         at = words.index("disk")
@@ -59,7 +60,7 @@ def _one(state: State, left: str) -> tuple[State, str]:
     now_s = float(at)
     state, effects = election.step(state, _event(state, words, now_s), now_s)
     done = ", ".join(_effect(effect) for effect in effects) or "nothing"
-    writes = ", may write" if election.writing_authority(state, now_s) else ""
+    writes = ", may write" if writing_authority(state, now_s) else ""
     return state, f"{done} [{state.role.value}{writes}]"
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync.core import candidacy, election, lease, promise
+from modelsync.core import candidacy, election_holding, election_state, election_watching, lease, promise
+from modelsync.core.election_state import Role
 from modelsync.core.promise import Verdict
 from tests.sim import redis_model, schedule
 from tests.sim.oracle import Violation
@@ -234,7 +235,7 @@ def _stopped_before_the_write() -> tuple[Violation, ...]:
         world.run(world.now_s + 0.5 * TIMING.heartbeat_s, lambda: a.catalog_busy)
     a.stop()
     _isolate(world, "b")
-    _until(world, lambda: b.state.role is election.Role.ESTABLISHING)
+    _until(world, lambda: b.state.role is Role.ESTABLISHING)
     a.go_on()
     world.run(world.now_s + 0.05)
     return tuple(world.oracle.violations)
@@ -271,7 +272,7 @@ def _promised_to_the_loser() -> tuple[Violation, ...]:
     world.other_redis["b"] = RedisModel(world.redis.data)
     world.oracle.intact = False
     c.release("a")
-    for role in (election.Role.ESTABLISHING, election.Role.REPLICA):
+    for role in (Role.ESTABLISHING, Role.REPLICA):
         _until(world, lambda role=role: world.nodes["b"].state.role is role)  # type: ignore[misc]
     world.other_redis.clear()
     world.cuts.clear()
@@ -316,14 +317,14 @@ MUTATIONS = (
     Mutation(
         "before-send-deadline",
         "the lease counts from the answer, not from before the request",
-        ((election, "writing_deadline_s", _from_the_answer),),
+        tuple((module, "writing_deadline_s", _from_the_answer) for module in (election_watching, election_holding)),
         _stopped_with_an_answer_on_its_way,
         ("one-holder",),
     ),
     Mutation(
         "deadline",
         "a primary may write until somebody tells it not to",
-        ((election, "may_write", lambda deadline_s, now_s: True),),
+        ((election_state, "may_write", lambda deadline_s, now_s: True),),
         _cut_off,
         ("one-holder",),
     ),
@@ -344,7 +345,7 @@ MUTATIONS = (
     Mutation(
         "failed-read-restart",
         "an observation goes on over reads that failed",
-        ((election, "observation_after_failed_read", lambda watch: watch),),
+        ((election_watching, "observation_after_failed_read", lambda watch: watch),),
         _redis_flaps,
         ("outage",),
     ),
@@ -358,14 +359,14 @@ MUTATIONS = (
     Mutation(
         "min-epoch",
         "Redis alone counts the epochs",
-        ((election, "min_epoch", lambda state: 0),),
+        ((election_watching, "min_epoch", lambda state: 0),),
         _flushed_and_dead,
         ("grants-rise",),
     ),
     Mutation(
         "nonce",
         "grants are told apart by epoch and holder only",
-        tuple((module, "same_grant", _without_nonce) for module in (lease, promise, candidacy, election)),
+        tuple((module, "same_grant", _without_nonce) for module in (lease, promise, candidacy, election_holding)),
         _two_of_one_name,
         ("one-promise", "one-writer"),
     ),
@@ -379,21 +380,21 @@ MUTATIONS = (
     Mutation(
         "step-down-on-higher-epoch",
         "a primary goes on although a higher epoch is in use",
-        ((election, "must_step_down", lambda authority, epoch: False),),
+        ((election_holding, "must_step_down", lambda authority, epoch: False),),
         _only_peers_know,
         ("steps-down",),
     ),
     Mutation(
         "contested-epoch",
         "whoever holds an epoch that was granted twice stays in it",
-        ((election, "contested", lambda *grants: False),),
+        tuple((module, "contested", lambda *grants: False) for module in (election_watching, election_holding)),
         _promised_to_the_loser,
         ("heals",),
     ),
     Mutation(
         "grant-shown",
         "a member that cannot follow the primary keeps that to itself",
-        ((election, "_cannot_follow", lambda state, lease, accepted: False),),
+        ((election_watching, "_cannot_follow", lambda state, lease, accepted: False),),
         _promised_to_the_loser,
         ("heals",),
     ),

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelsync.core import election, promise
+from modelsync.core import election, election_state, promise
 from modelsync.core import election_messages as msg
 from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election import Role, State
+from modelsync.core.election_state import Role, State
 from modelsync.core.ids import ZERO_ID, EntryId, NodeId
 from modelsync.core.lease import Authority, Timing
 from modelsync.core.promise import Promise
@@ -244,7 +244,7 @@ class Node:
     # --- the election ------------------------------------------------------------------------------------------------
 
     def authority(self) -> Authority | None:
-        return election.writing_authority(self.state, self.clock_s())
+        return election_state.writing_authority(self.state, self.clock_s())
 
     def beat(self) -> None:
         self.later(TIMING.heartbeat_s / self.rate, self.beat)

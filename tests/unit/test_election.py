@@ -10,15 +10,16 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.scenarios.runner import render
 
 from modelsync.core import candidacy, election, promise
 from modelsync.core import election_messages as msg
 from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election import TABLE, Role, State
+from modelsync.core.election import TABLE
+from modelsync.core.election_state import Role, State, writing_authority
 from modelsync.core.ids import EntryId, NodeId
 from modelsync.core.lease import NO_LEASE, Authority, LeaseView, Timing, observed
 from modelsync.core.promise import GrantRefusal, Promise, Verdict
-from tests.scenarios.runner import render
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.txt"))
 A, B = NodeId("a"), NodeId("b")
@@ -103,7 +104,7 @@ def test_invariants_hold_after_any_events(steps: list[tuple[msg.Event, float, bo
         assert state.highest >= before.highest
         if state.authority is not None:
             assert state.highest <= state.authority.epoch or before.highest > state.authority.epoch
-        writes = election.writing_authority(state, now_s)
+        writes = writing_authority(state, now_s)
         assert writes is None or (now_s < state.deadline_s and writes == state.authority)
         if state.role is Role.PRIMARY and before.role is not Role.PRIMARY:
             assert before.preparing

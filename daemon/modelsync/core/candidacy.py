@@ -51,13 +51,21 @@ def start_delay_s(node: str, last_holder: str, eligibility: Eligibility, timing:
 
 
 def ripe_at_s(
-    node: str, watch: Watch, eligibility: Eligibility, timing: Timing, *, highest: int, predecessor: Authority | None
+    node: str,
+    watch: Watch,
+    eligibility: Eligibility,
+    timing: Timing,
+    *,
+    highest: int,
+    predecessor: Authority | None,
+    not_before_s: float,
 ) -> float | None:
     """From when on this node may acquire, if what it observes does not change. None: never.
 
     Args:
         highest: the highest epoch this node has on disk or was told of; 0 only in a fleet that begins.
         predecessor: the grant on this node's disk when it started, before its first read; None later.
+        not_before_s: the end of this node's back-off, which counts only where nobody asked for it by name.
     """
     lease = watch.lease
     if eligibility.excluded:
@@ -69,7 +77,7 @@ def ripe_at_s(
     if eligibility.paused:
         return None
     delay_s = start_delay_s(node, lease.holder, eligibility, timing)
-    return watch.since_s + _silence_s(watch, highest, timing) + delay_s
+    return max(not_before_s, watch.since_s + _silence_s(watch, highest, timing) + delay_s)
 
 
 def _silence_s(watch: Watch, highest: int, timing: Timing) -> float:

@@ -12,6 +12,7 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import structlog
 from modelsync.core import election
 from modelsync.core import election_messages as msg
 from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election import Role, State
+from modelsync.core.election_state import Role, State, writing_authority
 from modelsync.core.errors import (
     IntegrityFault,
     LocalFault,
@@ -40,6 +41,8 @@ _FAULTS = (RemoteFault, IntegrityFault)
 """What Redis and peers may answer with; anything else is a fault of ours and ends the loop."""
 PEER_TIMEOUT_HEARTBEATS = 2
 """How long one member is waited for before it counts as silent: a fleet of two waits that long for a dead one."""
+
+_PREPARING: ContextVar[Authority | None] = ContextVar("preparing", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +120,15 @@ class Elector:
 
     @property
     def authority(self) -> Authority | None:
-        """The right to write at this very instant; None as soon as the own clock is past the lease's deadline."""
-        return election.writing_authority(self._state, self._clock.boottime_s())
+        """The right to write at this very instant; None as soon as the own clock is past the lease's deadline.
+
+        While a new primary prepares, only what ``on_promoted`` runs sees it: a publish that came in from outside
+        before the node has fetched what is ahead would give a number a second content.
+        """
+        authority = writing_authority(self._state, self._clock.boottime_s())
+        if self._state.role is Role.PRIMARY or authority == _PREPARING.get():
+            return authority
+        return None
 
     @property
     def role(self) -> str:
@@ -344,6 +354,7 @@ class Elector:
                 await self._peers.promise(holder, accepted.epoch, accepted.holder, accepted.nonce)
 
     async def _prepare(self, effect: msg.BecomePrimary) -> None:
+        _PREPARING.set(effect.authority)  # in this task's context, and in what it starts
         try:
             await self.on_promoted(effect.authority, effect.ahead)
         except ModelsyncError as error:
