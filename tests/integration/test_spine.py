@@ -305,3 +305,19 @@ def test_ctrl_c_is_clean_and_up_and_join_work_by_hand(tmp_path: Path) -> None:
         assert up.returncode == 0 and "stopped" in output and "Traceback" not in errors
     finally:
         up.kill()
+
+
+def test_numbered_versions_found_together_are_published_in_their_order_and_not_again(fleet: Fleet) -> None:
+    alpha = Daemon("alpha", fleet.root, fleet.redis_url)
+    fleet.daemons.append(alpha)
+    for number in (11, 2, 1, 10):
+        (alpha.models / "m" / str(number)).mkdir(parents=True)
+        (alpha.models / "m" / str(number) / "w.bin").write_bytes(b"%d" % number)
+    for _ in range(2):
+        alpha.start()
+        until(alpha.alive, "alpha")
+        until(lambda: alpha.status()["primary"] and alpha.active("m") == 11, "version 11", 30)
+        versions = json.loads(fleet.run("history", "m", "--json").stdout)
+        assert [(v["version"], v["id"]) for v in versions] == [(11, "1-5"), (10, "1-4"), (2, "1-3"), (1, "1-2")]
+        assert "refusals" not in alpha.status()["nodes"][0]
+        assert alpha.stop() == 0

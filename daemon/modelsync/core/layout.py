@@ -117,7 +117,8 @@ def interpret(
                 _keep(item, items, refusals, capacity_bytes)
         except _Refused as refusal:
             refusals[refusal.path] = refusal.reason
-    return Layout(tuple(items), refusals)
+    # Lower versions first: a version below the head cannot be published any more.
+    return Layout(tuple(sorted(items, key=lambda item: (item.model, item.version or 0))), refusals)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What only the primary does: watch its models directory and publish what is complete there.
 
-It is entered by a promotion and left by a demotion; in between each source has a task of its own, so that one that must
-be tried again holds up no other.
+It is entered by a promotion and left by a demotion; in between each model has a task of its own, so that one that must
+be tried again holds up no other model.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
 from modelsync.core.errors import DiskFailed, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
-from modelsync.core.ids import NodeId
+from modelsync.core.ids import ModelName, NodeId
 from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.publisher import Draft, Publisher
@@ -26,6 +27,14 @@ RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a source is tried again; the last one repeats."""
 
 OpenSources = Callable[[Mapping[str, tuple[SourceFile, ...]]], AbstractAsyncContextManager[Sources]]
+
+
+@dataclass
+class _Queue:
+    """What waits to be published of one model, by its source's key, and the task that sees to it."""
+
+    waiting: dict[str, ReadySource] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
 
 
 class Office:
@@ -70,24 +79,38 @@ class Office:
 
     async def _work(self) -> None:
         self._known = await asyncio.to_thread(self._disk.load_sources)
-        latest: dict[str, asyncio.Task[None]] = {}
+        queues: dict[ModelName, _Queue] = {}
         try:
             async with self._open_sources(self._known) as sources:
                 self._sources = sources
                 async for ready in sources:
-                    key = ready.key
-                    previous = latest.pop(key, None)
-                    if previous is not None:
-                        previous.cancel()
-                    latest[key] = self.crew.start(self._publish(key, ready, sources), f"publish-{key}")
-                    latest = {name: task for name, task in latest.items() if not task.done()}
+                    queue = queues.setdefault(ready.model, _Queue())
+                    queue.waiting[ready.key] = ready  # a newer look at the same source replaces the older
+                    if queue.task is None or queue.task.done():
+                        queue.task = self.crew.start(self._drain(queue, sources), f"publish-{ready.model}")
         finally:
             self._sources = None
-            for task in latest.values():
+            tasks = [queue.task for queue in queues.values() if queue.task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*latest.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _publish(self, key: str, ready: ReadySource, sources: Sources) -> None:
+    async def _drain(self, queue: _Queue, sources: Sources) -> None:
+        """Publish what waits of one model, lower versions first: one that came late could not be published at all."""
+        attempt = 0
+        while queue.waiting:
+            ready = min(queue.waiting.values(), key=lambda source: source.version or 0)
+            pause_s = await self._publish(ready, sources, attempt)
+            if pause_s:
+                attempt += 1
+                await asyncio.sleep(pause_s)
+                continue
+            attempt = 0
+            if queue.waiting.get(ready.key) is ready:
+                del queue.waiting[ready.key]
+
+    async def _publish(self, ready: ReadySource, sources: Sources, attempt: int) -> float:
+        """Try once. Returns 0 when it is settled, or the seconds after which to try again."""
         draft = Draft(
             model=ready.model,
             root=ready.root,
@@ -96,26 +119,23 @@ class Office:
             author=f"watch@{self._node}",
             arrived=ready.arrived,
         )
-        attempt = 0
-        while True:
-            try:
-                await self._publisher.publish(draft)
-                break
-            except SourceChanged:
-                sources.retry(ready)
-                return
-            except (NotAModel, PolicyRefusal, VersionConflict) as error:
-                self._refused[key] = str(error)
-                log.warning("source.refused", path=key, error=str(error), next="it stays where it is, unpublished")
-                return
-            except ModelsyncError as error:
-                pause_s = RETRY_S[min(attempt, len(RETRY_S) - 1)]
-                self._refused[key] = f"not published yet: {error}"
-                log.warning("publish.failed", path=key, error=str(error), retry_s=pause_s, next="it is tried again")
-                attempt += 1
-                await asyncio.sleep(pause_s)
-        self._refused.pop(key, None)
-        await self._remember(key, ready)
+        try:
+            await self._publisher.publish(draft)
+        except SourceChanged:
+            sources.retry(ready)
+            return 0
+        except (NotAModel, PolicyRefusal, VersionConflict) as error:
+            self._refused[ready.key] = str(error)
+            log.warning("source.refused", path=ready.key, error=str(error), next="it stays where it is, unpublished")
+            return 0
+        except ModelsyncError as error:
+            pause_s = RETRY_S[min(attempt, len(RETRY_S) - 1)]
+            self._refused[ready.key] = f"not published yet: {error}"
+            log.warning("publish.failed", path=ready.key, error=str(error), retry_s=pause_s, next="it is tried again")
+            return pause_s
+        self._refused.pop(ready.key, None)
+        await self._remember(ready.key, ready)
+        return 0
 
     async def _remember(self, key: str, ready: ReadySource) -> None:
         """So that a restart does not hash it again. A failure costs only that."""

@@ -122,9 +122,12 @@ class Publisher:
         back wants them.
         """
         same = record.with_content(content)
-        if same is None or (same != record.head and draft.arrived != "scan"):
+        numbered = record.versions.get(draft.version) if draft.version is not None else None
+        if numbered is not None and numbered.content == content:
+            same = draft.version
+        elif draft.version is not None or (same != record.head and draft.arrived != "scan"):
             return None
-        if draft.version is not None and draft.version != same:
+        if same is None:
             return None
         entry = record.versions[same]
         log.info("version.unchanged", model=record.name, version=same, digest=str(entry.digest))
