@@ -269,19 +269,31 @@ class Change:
     announcement: str
 
 
+@dataclass(frozen=True, slots=True)
+class LogChanges:
+    """What the log says has changed: its end, and the models named since; None where it does not reach back so far."""
+
+    tail: EntryId
+    names: Sequence[ModelName] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRead:
+    """Records as Redis has them; one that cannot be parsed is left out, with its fault by its name."""
+
+    records: Sequence[ModelRecord]
+    fleet: FleetRecord
+    faults: Mapping[ModelName, str]
+
+
 class Catalog(Protocol):
     """The catalog as Redis holds it. Every method raises RedisUnavailable, RedisRefused or MalformedMessage."""
 
-    async def tail(self) -> EntryId: ...
-
-    async def changed_models(self, after: EntryId) -> Sequence[ModelName] | None:
-        """Models named by log entries after ``after``; None where the log no longer reaches back so far."""
+    async def changes(self, after: EntryId) -> LogChanges: ...
 
     async def model_names(self) -> Sequence[ModelName]: ...
 
-    async def model(self, name: ModelName) -> ModelRecord: ...
-
-    async def fleet(self) -> FleetRecord: ...
+    async def read(self, names: Sequence[ModelName]) -> CatalogRead: ...
 
     async def append(self, authority: Authority, change: Change) -> None:
         """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""

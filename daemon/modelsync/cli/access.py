@@ -86,15 +86,16 @@ class Access:
     async def _status_from_redis(self) -> dict[str, Any]:
         async with self._catalog() as catalog, self._lease() as lease:
             view = await lease.read()
+            read = await catalog.read(await catalog.model_names())
             document = status.document(
                 fleet=self._fleet,
                 epoch=view.epoch,
                 primary=view.holder if view.state == "held" else "",
                 redis="ok",
                 nodes=await catalog.nodes(),
-                models=[await catalog.model(name) for name in await catalog.model_names()],
+                models=read.records,
             )
-            return {**document, **fleets.shown(await catalog.fleet())}
+            return {**document, **fleets.shown(read.fleet)}
 
     @contextlib.asynccontextmanager
     async def _catalog(self) -> AsyncIterator[RedisCatalog]:

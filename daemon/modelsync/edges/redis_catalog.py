@@ -24,11 +24,12 @@ from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
 from modelsync.core.status import NodeReport
 from modelsync.edges.redis_connect import redis_faults
-from modelsync.ports import Authority, Change
+from modelsync.ports import Authority, CatalogRead, Change, LogChanges
 
 NODE_EXPIRY_S = 3600
 """A dead node stays in the lists for an hour, so that an operator sees that it is gone."""
 LOG_READ = 1000
+READ_AT_ONCE = 100
 MAX_HASH_FIELDS = 2000
 MAX_FIELD_BYTES = 1 << 20
 ANSWERS_KEPT = 100
@@ -58,34 +59,43 @@ class RedisCatalog:
             entries = await self._redis.xrevrange(self.key("log"), count=1)
         return _entry_id(entries[0][0]) if entries else ZERO_ID
 
-    async def changed_models(self, after: EntryId) -> Sequence[ModelName] | None:
-        """Models that entries above ``after`` name; None where the log no longer reaches back to it, or too many."""
-        async with redis_faults("read the log"):
-            oldest = await self._redis.xrange(self.key("log"), count=1)
-            entries = await self._redis.xrange(self.key("log"), min=f"({after}", count=LOG_READ)
+    async def changes(self, after: EntryId) -> LogChanges:
+        """The log's end, and what entries above ``after`` name, in one round trip."""
+        async with redis_faults("read the log"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.xrevrange(self.key("log"), count=1)
+            pipe.xrange(self.key("log"), count=1)
+            pipe.xrange(self.key("log"), min=f"({after}", count=LOG_READ)
+            newest, oldest, entries = await pipe.execute()
+        tail = _entry_id(newest[0][0]) if newest else ZERO_ID
         if not oldest or _entry_id(oldest[0][0]) > after or len(entries) == LOG_READ:
-            return None
+            return LogChanges(tail, None)
         named = {_text(fields.get(b"model", b"")) for _, fields in entries}
-        return sorted(legal for name in named if (legal := _legal(name)) is not None)
+        return LogChanges(tail, sorted(legal for name in named if (legal := _legal(name)) is not None))
 
     async def model_names(self) -> Sequence[ModelName]:
         async with redis_faults("read the names of models"):
             names = await self._redis.smembers(self.key("models"))
         return sorted(legal for name in names if (legal := _legal(_text(name))) is not None)
 
-    async def model(self, name: ModelName) -> ModelRecord:
-        """A model as Redis has it; an absent one is an empty record. Raises MalformedMessage."""
-        async with redis_faults("read a model"):
-            size = await self._redis.hlen(self.key(f"model:{name}"))
-            if size > MAX_HASH_FIELDS:
-                raise MalformedMessage(what=f"model {name}", reason=f"{size} fields, at most {MAX_HASH_FIELDS}")
-            fields = await self._redis.hgetall(self.key(f"model:{name}"))
-        return catalog.from_fields(name, _text_fields(fields))
-
-    async def fleet(self) -> FleetRecord:
-        """The fleet's record; empty where there is none. Raises MalformedMessage."""
-        async with redis_faults("read the fleet's record"):
-            return fleet.from_fields(_text_fields(await self._redis.hgetall(self.key("fleet"))))
+    async def read(self, names: Sequence[ModelName]) -> CatalogRead:
+        """The fleet's record and these models, one round trip a hundred. An absent model is an empty record."""
+        records, faults, own = [], {}, FleetRecord()
+        for at in range(0, max(1, len(names)), READ_AT_ONCE):
+            some = names[at : at + READ_AT_ONCE]
+            async with redis_faults("read the catalog"), self._redis.pipeline(transaction=False) as pipe:
+                pipe.hgetall(self.key("fleet"))
+                for name in some:
+                    pipe.hlen(self.key(f"model:{name}"))
+                    pipe.hgetall(self.key(f"model:{name}"))
+                head, *replies = await pipe.execute(raise_on_error=False)
+                _raise_fault(head)
+            own = fleet.from_fields(_text_fields(head))
+            for name, size, fields in zip(some, replies[::2], replies[1::2], strict=True):
+                try:
+                    records.append(_record(name, size, fields))
+                except MalformedMessage as error:
+                    faults[name] = error.reason
+        return CatalogRead(records, own, faults)
 
     async def log(self, count: int) -> list[dict[str, str]]:
         """The newest entries, newest first, for people."""
@@ -153,6 +163,20 @@ class RedisCatalog:
             pipe.lpush(self.key("answers"), text)
             pipe.ltrim(self.key("answers"), 0, ANSWERS_KEPT - 1)
             await pipe.execute()
+
+
+def _raise_fault(reply: Any) -> None:
+    if isinstance(reply, Exception):
+        raise reply
+
+
+def _record(name: ModelName, size: Any, fields: Any) -> ModelRecord:
+    """One model's replies, parsed. Raises MalformedMessage."""
+    if not isinstance(size, int) or not isinstance(fields, dict):
+        raise MalformedMessage(what=f"model {name}", reason=f"not a hash: {size}"[:200])
+    if size > MAX_HASH_FIELDS:
+        raise MalformedMessage(what=f"model {name}", reason=f"{size} fields, at most {MAX_HASH_FIELDS}")
+    return catalog.from_fields(name, _text_fields(fields))
 
 
 def _record_key(change: Change) -> str:

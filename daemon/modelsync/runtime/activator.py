@@ -7,14 +7,15 @@ switch is the edges'. A failure leaves `current` as it was, is shown in the repo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from modelsync.core import policy, status
-from modelsync.core.catalog import ModelRecord, VersionRecord
+from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
@@ -164,12 +165,16 @@ class Activator:
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
+        active = self.records.get(name)
+        if active is not None and active.id > record.id:
+            return  # the catalog on disk is older than what was activated: what Redis knows decides, when it answers
         if wish.version is None:
             model.state = "waiting" if wish.waiting else "idle"
         else:
             await self._activate(record, wish, model)
         for number in sorted({record.wanted, record.head} - {None, wish.version}, key=lambda n: n or 0):
-            await self._stage(record, Version(number or 0), model)
+            async with self._staged(record, Version(number or 0), model) as (manifest, digest):
+                await asyncio.to_thread(self._store.build_tree, manifest, digest)
         if wish.waiting:
             model.state = "waiting"
         model.held = await asyncio.to_thread(self._held, record)
@@ -178,26 +183,14 @@ class Activator:
     async def _activate(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
         number = wish.version
         assert number is not None
-        entry = record.require(number)
-        if await self._is_active(record.name, number, entry):
+        if await self._is_active(record, number):
             model.state = "active"
             return
         started_s = self._clock.boottime_s()
-        manifest = await self._stage(record, number, model)
-        model.state = "activating"
-        await asyncio.to_thread(self._check_tree, manifest, entry.digest)  # (6)
-        before = self.records.get(record.name)
-        active = self._live.active(record.name)
-        new = ActiveRecord(
-            model=record.name,
-            version=number,
-            digest=entry.digest,
-            id=record.id,
-            since_ms=self._clock.wall_ms(),
-            previous_version=before.version if before and active == before.digest != entry.digest else None,
-            previous_digest=active if active != entry.digest else None,
-        )
-        await asyncio.to_thread(self._live.switch, new)  # (7) and (8)
+        async with self._staged(record, number, model) as (manifest, digest):
+            model.state = "activating"
+            new = self._intent(record, number, digest)
+            await asyncio.to_thread(self._switch, manifest, new)
         self.records[record.name] = new
         model.state, model.error = "active", None
         model.held = model.held | {number}
@@ -205,12 +198,33 @@ class Activator:
         log.info("version.activated", model=record.name, version=number, why=wish.why, took_ms=took_ms)
         await self._on_change(record.name, "activated", number)  # (10)
 
-    async def _is_active(self, name: ModelName, number: Version, entry: VersionRecord) -> bool:
-        record = self.records.get(name)
-        if self._live.active(name) != entry.digest or record is None or record.version != number:
+    def _intent(self, record: ModelRecord, number: Version, digest: Digest) -> ActiveRecord:
+        before, active = self.records.get(record.name), self._live.active(record.name)
+        replaced = active if active != digest else None
+        return ActiveRecord(
+            model=record.name,
+            version=number,
+            digest=digest,
+            id=record.id,
+            since_ms=self._clock.wall_ms(),
+            previous_version=before.version if before and before.digest == replaced else None,
+            previous_digest=replaced,
+        )
+
+    def _switch(self, manifest: Manifest, new: ActiveRecord) -> None:
+        self._store.build_tree(manifest, new.digest)  # (4) and (5)
+        self._check_tree(manifest, new.digest)  # (6)
+        self._live.switch(new)  # (7) and (8)
+
+    async def _is_active(self, record: ModelRecord, number: Version) -> bool:
+        active, digest = self.records.get(record.name), record.require(number).digest
+        if active is None or active.version != number or self._live.active(record.name) != digest:
             return False
-        manifest = await asyncio.to_thread(self._store.manifest, entry.digest)
-        return manifest is not None and await asyncio.to_thread(self._store.tree_is_whole, manifest, entry.digest)
+        return await asyncio.to_thread(self._is_whole, digest)
+
+    def _is_whole(self, digest: Digest) -> bool:
+        manifest = self._store.manifest(digest)
+        return manifest is not None and self._store.tree_is_whole(manifest, digest)
 
     def _check_tree(self, manifest: Manifest, digest: Digest) -> None:
         if not self._store.tree_is_whole(manifest, digest):
@@ -231,36 +245,43 @@ class Activator:
 
     # --- staging -----------------------------------------------------------------------------------------------------
 
-    async def _stage(self, record: ModelRecord, number: Version, model: _Model) -> Manifest:
-        """Hold a version's verified bytes and its tree: steps 1 to 5."""
-        entry = record.require(number)
-        manifest = await asyncio.to_thread(self._store.manifest, entry.digest)
-        if manifest is None:
-            manifest = await self._pull_manifest(record, number, entry, model)
-        with self._store.leased(manifest.referenced() | {entry.digest}):
-            missing = await asyncio.to_thread(self._store.missing, manifest)
+    @contextlib.asynccontextmanager
+    async def _staged(
+        self, record: ModelRecord, number: Version, model: _Model
+    ) -> AsyncIterator[tuple[Manifest, Digest]]:
+        """Hold a version's verified bytes, steps 1 to 3, and keep them from garbage collection meanwhile."""
+        digest = record.require(number).digest
+        found = await asyncio.to_thread(self._survey, digest)
+        if found is None:
+            model.state = "pulling"
+            found = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+        manifest, missing = found
+        with self._store.leased(manifest.referenced() | {digest}):
             if missing:
                 await self._pull(manifest, missing, model)
-            await asyncio.to_thread(self._store.build_tree, manifest, entry.digest)  # (4) and (5)
-        return manifest
+            yield manifest, digest
 
-    async def _pull_manifest(
-        self, record: ModelRecord, number: Version, entry: VersionRecord, model: _Model
-    ) -> Manifest:
-        model.state, progress = "pulling", Progress()
-        peers = self._peers(record.name, number)
-        await asyncio.to_thread(self._puller.document, entry.digest, peers, MANIFEST_BYTES, progress)
-        manifest = await asyncio.to_thread(self._store.manifest, entry.digest)
-        if manifest is None or (manifest.model, manifest.version) != (record.name, number):
-            raise LayoutCorrupt(path=str(entry.digest), reason="the manifest is not of the version that was published")
-        return manifest
+    def _survey(self, digest: Digest) -> tuple[Manifest, Sequence[FileEntry]] | None:
+        """A version's manifest and what of it is missing here; None without the manifest. Raises DiskFull."""
+        manifest = self._store.manifest(digest)
+        if manifest is None:
+            return None
+        missing = self._store.missing(manifest)
+        if missing:
+            self._store.require_space(sum(entry.size_bytes for entry in missing))
+        return manifest, missing
+
+    def _fetch_manifest(self, name: ModelName, number: Version, digest: Digest) -> tuple[Manifest, Sequence[FileEntry]]:
+        self._puller.document(digest, self._peers(name, number), MANIFEST_BYTES, Progress())
+        found = self._survey(digest)
+        if found is None or (found[0].model, found[0].version) != (name, number):
+            raise LayoutCorrupt(path=str(digest), reason="the manifest is not of the version that was published")
+        return found
 
     async def _pull(self, manifest: Manifest, missing: Sequence[FileEntry], model: _Model) -> None:
         """Steps 1 to 3 for what is not held, a bounded number of files at a time."""
         assert len(missing) <= MAX_FILES
-        size_bytes = sum(entry.size_bytes for entry in missing)
-        await asyncio.to_thread(self._store.require_space, size_bytes)
-        progress = model.progress = Progress(total_bytes=size_bytes)
+        progress = model.progress = Progress(total_bytes=sum(entry.size_bytes for entry in missing))
         model.state = "pulling"
         started_s = self._clock.boottime_s()
         gate = asyncio.Semaphore(self.concurrency)

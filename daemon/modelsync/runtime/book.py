@@ -7,20 +7,22 @@ to Redis (the publisher does).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import structlog
 
 from modelsync.core import catalog
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import MalformedMessage
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import EntryId, ModelName
 from modelsync.core.status import NodeReport
 from modelsync.ports import Catalog, CatalogDisk, EpochLedger
 
 log = structlog.get_logger()
+
+
+OnChange = Callable[[set[ModelName]], None]
 
 
 class Book:
@@ -36,6 +38,8 @@ class Book:
         """Records whose versions only this node has: published by it when its last writes were lost."""
         self.fleet = FleetRecord()
         self.nodes: list[NodeReport] = []
+        self._unsaved: set[ModelName] = set()
+        self._unsaved_orphans: set[ModelName] = set()
         self.redis_behind = False
         """Redis knows less than this node's disk: it was wiped or rolled back, and the holder has to restore it."""
 
@@ -63,82 +67,87 @@ class Book:
         applied = self._ledger.applied
         return applied.next() if applied.epoch == epoch else EntryId(epoch, 1)
 
-    async def refresh(self, *, everything: bool = False) -> set[ModelName]:
-        """Read what changed in Redis and save it. Returns the models whose record changed.
+    async def refresh(self, on_change: OnChange, *, everything: bool = False) -> None:
+        """Read what changed in Redis, tell ``on_change`` which models, and save it.
 
-        Raises: RedisUnavailable, RedisRefused, MalformedMessage (of the log); DiskFull, DiskFailed.
+        Told before it is saved, so that a pull need not wait for this disk: an activation persists its own intent, and
+        a start does not act on a record older than what it has active.
+
+        Raises: RedisUnavailable, RedisRefused, MalformedMessage (of the log or the fleet); DiskFull, DiskFailed.
         """
         async with self._guard:
-            tail = await self._catalog.tail()
             applied = self._ledger.applied
-            self.redis_behind = tail < applied
-            if tail == applied and not everything:
-                return set()
-            names = None if everything or tail < applied else await self._catalog.changed_models(applied)
-            changed = await self._read(await self._catalog.model_names() if names is None else names)
-            await self.learn_fleet(await self._catalog.fleet())
-            if tail > applied:
-                await asyncio.to_thread(self._ledger.set_applied, tail)
-            return changed
+            changes = await self._catalog.changes(applied)
+            self.redis_behind = changes.tail < applied
+            if changes.tail == applied and not everything and not self._unsaved:
+                return
+            names = None if everything or changes.tail < applied else changes.names
+            read = await self._catalog.read(await self._catalog.model_names() if names is None else names)
+            for name, reason in read.faults.items():
+                log.warning("record.refused", model=name, reason=reason, next="the record on disk stays in force")
+            changed = self._merge(read.records)
+            if changed:
+                on_change(changed)
+            await self._save(read.fleet, changes.tail)
 
-    async def _read(self, names: Iterable[ModelName]) -> set[ModelName]:
-        changed = set()
-        for name in names:
-            try:
-                theirs = await self._catalog.model(name)
-            except MalformedMessage as error:
-                log.warning("record.refused", model=name, reason=error.reason, next="the record on disk stays in force")
-                continue
-            if await self._learn(theirs):
-                changed.add(name)
-        return changed
-
-    async def learn(self, records: Iterable[ModelRecord]) -> set[ModelName]:
+    async def learn(self, records: Iterable[ModelRecord], fleet: FleetRecord) -> set[ModelName]:
         """Take over what another node knows better. Returns the models that changed. Raises DiskFull, DiskFailed."""
         async with self._guard:
-            return {record.name for record in records if await self._learn(record)}
+            changed = self._merge(records)
+            await self._save(fleet, self._ledger.applied)
+            return changed
 
-    async def _learn(self, theirs: ModelRecord) -> bool:
-        ours = self.record(theirs.name)
-        if catalog.merged(ours, theirs) is ours:
-            return False
-        await self._keep_orphans(ours, theirs)
-        await self._keep(theirs)
-        return True
+    def _merge(self, records: Iterable[ModelRecord]) -> set[ModelName]:
+        changed = set()
+        for theirs in records:
+            ours = self.record(theirs.name)
+            if catalog.merged(ours, theirs) is ours:
+                continue
+            self._note_orphans(ours, theirs)
+            self.records = {**self.records, theirs.name: theirs}
+            changed.add(theirs.name)
+        self._unsaved |= changed
+        return changed
 
-    async def learn_fleet(self, theirs: FleetRecord) -> None:
-        """Take over a later fleet record. Raises DiskFull, DiskFailed."""
-        if theirs.id > self.fleet.id:
-            await asyncio.to_thread(self._disk.save_fleet, theirs)
-            self.fleet = theirs
-
-    async def _keep_orphans(self, ours: ModelRecord, theirs: ModelRecord) -> None:
+    def _note_orphans(self, ours: ModelRecord, theirs: ModelRecord) -> None:
         lost = catalog.orphaned(ours, theirs)
         if not lost:
             return
         before = self.orphans.get(ours.name) or ModelRecord(ours.name)
-        record = replace(before, versions={**before.versions, **lost})
-        await asyncio.to_thread(self._disk.save_orphans, record)
-        self.orphans = {**self.orphans, ours.name: record}
+        self.orphans = {**self.orphans, ours.name: replace(before, versions={**before.versions, **lost})}
+        self._unsaved_orphans.add(ours.name)
         log.warning(
-            "version.orphaned", model=ours.name, versions=sorted(lost), next="kept here; publish it again if wanted"
+            "version.orphaned", model=ours.name, versions=sorted(lost), next="kept here; it can be published again"
         )
 
     async def commit(self, record: ModelRecord, at: EntryId) -> None:
         """Keep a change that this node itself has written to Redis. Raises DiskFull, DiskFailed."""
         async with self._guard:
-            await self._keep(record)
-            await asyncio.to_thread(self._ledger.set_applied, at)
+            self.records = {**self.records, record.name: record}
+            self._unsaved.add(record.name)
+            await self._save(self.fleet, at)
 
     async def commit_fleet(self, record: FleetRecord) -> None:
         """Keep a change of the fleet's record that this node has written to Redis. Raises DiskFull, DiskFailed."""
         async with self._guard:
-            await self.learn_fleet(record)
-            await asyncio.to_thread(self._ledger.set_applied, record.id)
+            await self._save(record, record.id)
 
-    async def _keep(self, record: ModelRecord) -> None:
-        await asyncio.to_thread(self._disk.save, record)
-        self.records = {**self.records, record.name: record}
+    async def _save(self, fleet: FleetRecord, at: EntryId) -> None:
+        """Bring the disk up to date, in one go; what fails is saved by the next."""
+        if fleet.id <= self.fleet.id and not self._unsaved and at <= self._ledger.applied:
+            return
+        await asyncio.to_thread(self._save_all, max(fleet, self.fleet, key=lambda record: record.id), at)
+        self._unsaved, self._unsaved_orphans = set(), set()
+
+    def _save_all(self, fleet: FleetRecord, at: EntryId) -> None:
+        for name in self._unsaved_orphans:
+            self._disk.save_orphans(self.orphans[name])
+        for name in self._unsaved:
+            self._disk.save(self.records[name])
+        if fleet.id > self.fleet.id:
+            self._disk.save_fleet(fleet)
+            self.fleet = fleet
+        self._ledger.set_applied(at)
 
     async def refresh_nodes(self) -> None:
         """Read the other nodes' reports. Raises RedisUnavailable, RedisRefused, MalformedMessage."""

@@ -167,8 +167,7 @@ class Node:
             except (RemoteFault, IntegrityFault) as error:
                 fault = error
                 continue
-            self.activator.wake(await self.book.learn(records))
-            await self.book.learn_fleet(fleet)
+            self.activator.wake(await self.book.learn(records, fleet))
             log.info("catalog.caught_up", source=node, applied=str(ahead.id))
             return
         raise fault
@@ -202,14 +201,12 @@ class Node:
                 await asyncio.sleep(REDIS_PAUSE_S[1])
 
     async def _refresh(self, *, everything: bool) -> None:
-        changed = await self.book.refresh(everything=everything)
-        if changed or not self.book.nodes:
+        await self.book.refresh(self.activator.wake, everything=everything)
+        if not self.book.nodes:
             await self._refresh_nodes()
         if self.redis_error is not None:
             log.info("redis.reached")
             self.redis_error = None
-        if changed:
-            self.activator.wake(changed)
 
     async def _refresh_nodes(self) -> None:
         """Read who else is there; the election counts its majorities and ranks its candidates by it."""

@@ -198,24 +198,24 @@ class Publisher:
         restored = []
         async with self.guard:
             await self._settle()
-            await self._restore_fleet()
-            for name, record in sorted(self._book.records.items()):
-                theirs = await self._catalog.model(name)
+            read = await self._catalog.read(sorted(self._book.records))
+            await self._restore_fleet(read.fleet)
+            for theirs in read.records:
+                record = self._book.record(theirs.name)
                 if theirs.id >= record.id and theirs == record:
                     continue
                 authority = self._require_authority()
                 after = catalog.reissued(record, self._book.next_id(authority.epoch))
-                await self._write(
-                    theirs, after, "restored", record.wanted, None, note="Redis had lost it", by=self._node
-                )
-                restored.append(name)
+                note = "Redis had lost it"
+                await self._write(theirs, after, "restored", record.wanted, None, note=note, by=self._node)
+                restored.append(record.name)
         if restored:
             log.warning("catalog.restored", models=restored, next="replicas reread it")
         return restored
 
-    async def _restore_fleet(self) -> None:
+    async def _restore_fleet(self, theirs: FleetRecord) -> None:
         record = self._book.fleet
-        if (await self._catalog.fleet()).id < record.id:
+        if theirs.id < record.id:
             authority = self._require_authority()
             after = replace(record, id=self._book.next_id(authority.epoch))
             await self._write_fleet(authority, after, "fleet.restored", "fleet", "Redis had lost it")
@@ -290,7 +290,7 @@ class Publisher:
         if change.id.epoch == authority.epoch:
             await self._append(authority, change)
         self._unsettled = None
-        await self._book.refresh(everything=True)
+        await self._book.refresh(lambda names: None, everything=True)
 
 
 def _entry(manifest: Manifest, digest: Digest) -> VersionRecord:
