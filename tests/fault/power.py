@@ -1,0 +1,100 @@
+"""Power cuts: the image of a mounted ext4 file system, copied after each system call, is what a cut would have left.
+
+What the kernel has not written to the loop device yet is not in the copy; mounting the copy replays the journal. With
+``forced`` another file is fsynced before each copy, as some other process might: that commits every name given so far,
+and so shows a name that was given before its bytes were durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fault.sweeps import Choice, Point, every
+from tests.fault.tracing import Call, Driver
+from tests.fault.worlds import World
+
+IMAGE_BYTES = 64 << 20
+
+
+def why_not() -> str | None:
+    """Why no image can be mounted here, if so."""
+    if os.geteuid() != 0:
+        return "only root can mount a file system"
+    try:
+        with tempfile.TemporaryDirectory() as directory, mounted(Path(directory) / "probe", new=True):
+            return None
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"no ext4 image can be mounted here: {error}"
+
+
+@contextlib.contextmanager
+def mounted(image: Path, *, new: bool = False, options: str = "loop") -> Iterator[Path]:
+    """Mount an image beside itself; unmounted at the end."""
+    directory = image.with_name(image.name + ".mounted")
+    directory.mkdir(exist_ok=True)
+    if new:
+        with open(image, "wb") as file:
+            file.truncate(IMAGE_BYTES)
+        _run("mkfs.ext4", "-q", "-m", "0", str(image))
+    _run("mount", "-t", "ext4", "-o", options, str(image), str(directory))
+    try:
+        yield directory
+    finally:
+        _run("umount", str(directory))
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class Cuts:
+    """One world on one image under one driver."""
+
+    driver: Driver
+    world: World
+    directory: Path
+    forced: bool
+    checked: bool = False
+    """Whether e2fsck looks at each image after its journal was replayed."""
+
+    def points(self, choice: Choice = every) -> Iterator[Point]:
+        image = self.directory / "disk.img"
+        with mounted(image, new=True) as disk:
+            root = disk / "root"
+            root.mkdir()
+            self.world.prepare(root)
+            with self.world.peer(root) as url:
+                _run("sync", "--file-system", str(disk))
+                for index, call in enumerate(self.driver.stops(self.world.work, root, url)):
+                    if choice(index, call):
+                        if self.forced:
+                            _commit(disk / "another process's file")
+                        _run("cp", "--sparse=always", str(image), str(self.directory / "cut.img"))
+                        yield self._point(call, root, url)
+
+    def _point(self, call: Call, root: Path, url: str) -> Point:
+        cut = self.directory / "cut.img"
+        with mounted(cut) as disk:
+            faults = self.world.broken(disk / "root")
+            faults += self.world.unfinished(disk / "root", url)
+        if self.checked:
+            result = subprocess.run(["e2fsck", "-fn", str(cut)], check=False, capture_output=True, text=True)
+            faults += [f"e2fsck: {result.stdout[-500:]}"] if result.returncode else []
+        name = f"{self.world.name}{' forced' if self.forced else ''}"
+        return Point(name, f"after {call}".replace(str(root), ""), tuple(faults))
+
+
+def _commit(path: Path) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    try:
+        os.write(descriptor, b"x")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
