@@ -195,7 +195,7 @@ async def test_a_switchover_goes_to_whom_it_names_and_is_quick(valkey: EmbeddedR
                 continue
             await nodes.nodes[nodes.writers()[0]].release(target)
             took_s = await nodes.until(lambda target=target: nodes.writers() == [target])  # type: ignore[misc]
-            assert took_s < 4 * HEARTBEAT_S
+            assert took_s < TTL_S, "it waited for the lease to run out"
 
 
 async def test_a_restarted_process_takes_its_own_lease_over_at_once(valkey: EmbeddedRedis, tmp_path: Path) -> None:

@@ -94,7 +94,13 @@ async def redis_faults(operation: str) -> AsyncIterator[None]:
     """Translate redis-py's exceptions. Raises RedisUnavailable, RedisRefused, MalformedMessage.
 
     Refused credentials are subclasses of redis-py's ConnectionError; for an operator they are a refusal.
+
+    A cancellation that redis-py lost is raised here after all: it sends through ``asyncio.wait_for``, which before
+    Python 3.12 returns its result instead where both come in one turn of the loop (CPython issue 86296), and the task
+    would go on for good.
     """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task else 0
     try:
         yield
     except (faults.AuthenticationError, faults.AuthorizationError) as error:
@@ -105,6 +111,9 @@ async def redis_faults(operation: str) -> AsyncIterator[None]:
         raise MalformedMessage(what=f"reply to {operation}", reason=_reason(error)) from error
     except faults.RedisError as error:
         raise RedisRefused(operation=operation, reason=_reason(error)) from error
+    finally:
+        if task is not None and task.cancelling() > asked:
+            raise asyncio.CancelledError
 
 
 def _reason(error: BaseException) -> str:
@@ -185,7 +194,7 @@ def _db(text: str) -> int:
 
 
 def _unusable(what: str) -> ConfigurationFault:
-    return ConfigurationFault(source="fleet.redis", faults=(what,))
+    return ConfigurationFault(source="the Redis URL", faults=(f"fleet.redis: {what}",))
 
 
 # --- credentials ----------------------------------------------------------------------------------------------------
