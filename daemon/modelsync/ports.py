@@ -432,7 +432,10 @@ class CatalogDisk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """Something was announced, or the subscription is new: reread."""
+    """Something was announced, or the subscription is new: reread. Both fields are hints and may be empty."""
+
+    event: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tests.unit.test_catalog import of, record
 from modelsync.core import status
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ModelName
+from modelsync.core.messages import hints
 from modelsync.core.status import NodeReport
 
 
@@ -108,3 +109,9 @@ def test_hostile_reports(value: Any, reason: str) -> None:
     with pytest.raises(MalformedMessage) as caught:
         status.parse_node_models(value)
     assert caught.value.details() == {"what": "node report", "reason": reason}
+
+
+def test_hints_of_an_announcement_are_never_more_than_hints() -> None:
+    assert hints(b'{"event": "version.published", "node": "a"}') == ("version.published", "a")
+    for data in (b"", b"[]", b"{", b'{"event": 1, "node": ["a"]}', b"\xff", b"[" * 100_000):
+        assert hints(data) == ("", "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from modelsync.core import canonical
@@ -230,6 +231,7 @@ def to_fields(record: ModelRecord) -> dict[str, str]:
     return fields
 
 
+@lru_cache(maxsize=8192)  # a version never changes: each publish would write out all that came before it again
 def _version_text(entry: VersionRecord) -> str:
     value = {
         "digest": str(entry.digest),

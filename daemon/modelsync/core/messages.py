@@ -14,3 +14,15 @@ def announcement(event: str, fleet: str, epoch: int, id: str, /, **fields: objec
     """One JSON object, with ``event`` first so that it reads well in redis-cli; None and empty fields are left out."""
     value = {"event": event, "fleet": fleet, "epoch": epoch, "id": id, **fields}
     return json.dumps({key: item for key, item in value.items() if item not in (None, "")}, ensure_ascii=False)
+
+
+def hints(data: bytes) -> tuple[str, str]:
+    """The event and the node of an announcement, empty where it is not one of ours: never more than a hint."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(value, dict):
+        return "", ""
+    event, node = value.get("event"), value.get("node")
+    return (event if isinstance(event, str) else "", node if isinstance(node, str) else "")

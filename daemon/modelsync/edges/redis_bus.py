@@ -13,7 +13,7 @@ from typing import Any
 
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import FleetName
-from modelsync.core.messages import MAX_ANNOUNCEMENT_BYTES
+from modelsync.core.messages import MAX_ANNOUNCEMENT_BYTES, hints
 from modelsync.edges.redis_connect import redis_faults
 from modelsync.ports import CommandHeard, Woken
 
@@ -55,4 +55,4 @@ class RedisBus:
         data, channel = message.get("data"), message.get("channel")
         if channel == self._control.encode() and isinstance(data, bytes) and len(data) <= MAX_ANNOUNCEMENT_BYTES:
             return CommandHeard(data.decode(errors="replace"))
-        return Woken()
+        return Woken(*hints(data)) if isinstance(data, bytes) and len(data) <= MAX_ANNOUNCEMENT_BYTES else Woken()

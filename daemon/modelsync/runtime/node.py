@@ -31,7 +31,7 @@ from modelsync.core.fleet import FleetRecord, Switchover
 from modelsync.core.ids import Digest, FleetName, ModelName, NodeId, Version
 from modelsync.core.messages import announcement
 from modelsync.core.promise import Ahead
-from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore
+from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore, Woken
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
@@ -42,6 +42,8 @@ from modelsync.runtime.publisher import Publisher
 log = structlog.get_logger()
 
 REPORT_EVERY_S = 2.0
+REPORT_PAUSE_S = 0.03
+"""What changes within this time is told in one report, and the switch that is under way goes first."""
 COLLECT_EVERY_S = 600.0
 REDIS_PAUSE_S = (0.2, 5.0)
 """First and longest pause before Redis is tried again, each with jitter so that a fleet does not return in step."""
@@ -244,12 +246,20 @@ class Node:
                     if isinstance(heard, CommandHeard):
                         await self._heard(heard.text)
                     else:
-                        self._sync_wake.set()
-                        self.elector.nudge()
+                        self._woken(heard)
             except ModelsyncError as error:
                 self._redis_failed(error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
+
+    def _woken(self, heard: Woken) -> None:
+        """Reread what the announcement may have changed; without a hint, everything."""
+        if heard.event in ("version.activated", "command.done", "command.refused"):
+            return  # it changes no catalog: a fleet of N would reread it N times for each switch
+        if heard.node != self.identity.node:
+            self._sync_wake.set()
+        if heard.event not in ("version.published", "wish.changed"):
+            self.elector.nudge()
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -356,6 +366,7 @@ class Node:
             except ModelsyncError as error:
                 self._redis_failed(error)
             await _wait(self._report_wake, REPORT_EVERY_S)
+            await asyncio.sleep(REPORT_PAUSE_S)
 
     def report(self) -> dict[str, str]:
         """The fields of ``node:ID``."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from modelsync.core.errors import DiskFailed, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
+from modelsync.core.errors import LocalFault, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
 from modelsync.core.ids import ModelName, NodeId
 from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
 from modelsync.runtime.crew import Crew
@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Pauses before a source is tried again; the last one repeats."""
+
+REMEMBER_S = 1.0
 
 OpenSources = Callable[[Mapping[str, tuple[SourceFile, ...]]], AbstractAsyncContextManager[Sources]]
 
@@ -52,6 +54,7 @@ class Office:
         self._known: dict[str, tuple[SourceFile, ...]] = {}
         self._refused: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
         self.crew = Crew()
 
     def refusals(self) -> dict[str, str]:
@@ -76,6 +79,10 @@ class Office:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if self._saving is not None and not self._saving.done():
+            self._saving.cancel()
+            with contextlib.suppress(LocalFault):  # the next start hashes everything once
+                await asyncio.to_thread(self._disk.save_sources, self._known)
 
     async def _work(self) -> None:
         self._known = await asyncio.to_thread(self._disk.load_sources)
@@ -134,13 +141,18 @@ class Office:
             log.warning("publish.failed", path=ready.key, error=str(error), retry_s=pause_s, next="it is tried again")
             return pause_s
         self._refused.pop(ready.key, None)
-        await self._remember(ready.key, ready)
+        self._remember(ready.key, ready)
         return 0
 
-    async def _remember(self, key: str, ready: ReadySource) -> None:
-        """So that a restart does not hash it again. A failure costs only that."""
+    def _remember(self, key: str, ready: ReadySource) -> None:
+        """So that a restart does not hash it again; written soon, since a loss costs only that."""
         self._known = {**self._known, key: ready.files}
+        if self._saving is None or self._saving.done():
+            self._saving = self.crew.start(self._save_known(), "remember-sources")
+
+    async def _save_known(self) -> None:
+        await asyncio.sleep(REMEMBER_S)
         try:
             await asyncio.to_thread(self._disk.save_sources, self._known)
-        except DiskFailed as error:
+        except LocalFault as error:
             log.warning("sources.unsaved", error=str(error), next="the next start hashes everything once")
