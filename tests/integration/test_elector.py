@@ -219,6 +219,15 @@ async def test_a_peer_that_knows_a_higher_epoch_ends_the_term_at_once(valkey: Em
         assert elector.epoch == 10
 
 
+async def test_a_follower_that_names_our_epoch_changes_nothing(valkey: EmbeddedRedis, tmp_path: Path) -> None:
+    async with fleet(valkey.url, tmp_path, "a") as nodes:
+        elector = nodes.start("a")
+        await nodes.until(lambda: elector.role == "primary")
+        for epoch in (0, 1):
+            elector.note_epoch(epoch, "b")
+        assert elector.authority is not None and elector.epoch == 1
+
+
 async def test_a_promise_is_on_disk_before_it_is_answered_and_given_once(valkey: EmbeddedRedis, tmp_path: Path) -> None:
     async with fleet(valkey.url, tmp_path, "a", "b", "c") as nodes:
         elector = nodes.start("a", role="replica")

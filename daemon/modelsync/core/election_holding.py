@@ -51,9 +51,9 @@ def reassert_refused(state: State, event: msg.ReassertRefused, now_s: float) -> 
 def epoch_seen(state: State, event: msg.EpochSeen, now_s: float) -> Step:
     state = replace(state, highest=max(state.highest, event.epoch))
     if state.authority is not None and must_step_down(state.authority, event.epoch):
-        return _stepped_down(state, f"{event.holder or 'another node'} uses epoch {event.epoch}", now_s)
-    if state.authority is not None and contested(state.authority, event.epoch, event.holder, event.nonce):
-        return _moved_up(state, event.holder, now_s)
+        return _stepped_down(state, f"{event.node or 'another node'} uses epoch {event.epoch}", now_s)
+    if state.authority is not None and contested(state.authority, event.epoch, event.node, event.nonce):
+        return _moved_up(state, event.node, now_s)
     return state, ()
 
 

@@ -123,12 +123,13 @@ class PrepareFailed:
 
 @dataclass(frozen=True, slots=True)
 class EpochSeen:
-    """Somebody used this epoch: a peer's answer, a catalog entry, a promise that was asked of us."""
+    """Somebody used this epoch: a peer's request or answer, a catalog entry, a promise that was asked of us."""
 
     epoch: int
-    holder: str = ""
+    node: str = ""
+    """Who used it; with a nonce, whom it was granted to."""
     nonce: str = ""
-    """Empty where it is not known."""
+    """Empty where no grant is known, but only the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,14 +85,7 @@ def contested(authority: Authority, epoch: int, holder: str, nonce: str) -> bool
     """Whether somebody was granted our epoch as well: Redis forgot one of the two grants.
 
     At most one of them has its majority, but a member that promised the other can never follow this one. So whoever
-    learns of it goes on under a higher epoch.
+    learns of it goes on under a higher epoch. Where no nonce is given nothing is known of a grant: every request
+    carries its sender's epoch, and a follower's is ours.
     """
-    return (
-        epoch == authority.epoch
-        and holder != ""
-        and (holder, nonce or authority.nonce)
-        != (
-            authority.holder,
-            authority.nonce,
-        )
-    )
+    return epoch == authority.epoch and nonce != "" and (holder, nonce) != (authority.holder, authority.nonce)

@@ -157,9 +157,9 @@ class Elector:
         """``majority``, ``degraded`` (a fleet of two) or ``alone``."""
         return fencing(len(self._ledger.members | {self.identity.node}))
 
-    def note_epoch(self, epoch: int, holder: str = "") -> None:
-        """Somebody used this epoch. A primary of a lower one has no authority when this returns."""
-        self._feed(msg.EpochSeen(epoch, holder))
+    def note_epoch(self, epoch: int, node: str = "") -> None:
+        """``node`` used this epoch. A primary of a lower one has no authority when this returns."""
+        self._feed(msg.EpochSeen(epoch, node))
 
     def set_eligibility(self, *, excluded: str = "", paused: bool = False, rivals: Sequence[Rival] = ()) -> None:
         """What the rest of the node knows about its fitness; configuration's own exclusions stay in force."""
