@@ -150,7 +150,7 @@ class Node:
     async def promoted(self, authority: Authority, ahead: Ahead | None) -> None:
         """Take office: know all there is to know, say so in the log, give Redis back what it lost, and begin."""
         await self._refresh(everything=True)
-        if ahead is not None:
+        if ahead is not None and self.book.applied < ahead.id:  # else Redis has it, and has told us by now
             await self._catch_up(ahead)
         why = await self.publisher.take_office()
         await self.publisher.restore()
