@@ -31,6 +31,8 @@ WHAT = {
     "sigkill": "SIGKILL beneath systemd to the first publish that the new primary accepted",
     "switchover": "gap between accepted publishes in a planned switchover",
 }
+PAUSE_S = 0.02
+"""Between two publishes of one client: what is measured is the switchover, not how far replicas fall behind a flood."""
 LIMITS_S = {"power": 4.5, "sigkill": 1.0, "switchover": 0.5}
 RUNS = {"power": 100, "sigkill": 100, "switchover": 60}
 
@@ -63,33 +65,25 @@ def falls(fleet: Falling, scratch: Path, runs: int) -> list[float]:
 
 
 def switchovers(fleet: Falling, scratch: Path, runs: int) -> list[float]:
-    """The longest time between two accepted publishes around each switchover, one client publishing all the time."""
+    """For each switchover the time between the old primary's last accepted publish and the new one's first."""
     urls = list(fleet.urls.values())
-    asked_s: list[float] = []
-    with Publishing([urls], scratch) as publishing:
+    with Publishing([urls], scratch, pause_s=PAUSE_S) as publishing:
         for _ in range(runs):
             time.sleep(random.uniform(0.5, 1.0))
-            asked_s.append(switch_over(urls))
-        time.sleep(1.0)
+            switch_over(urls)
+            publishing.first_above(status(urls[0])["epoch"] - 1)
     await_step(fleet)
-    times_s = [one.at_s for one in publishing.accepted]
-    gaps = [(after - before, after) for before, after in itertools.pairwise(times_s)]
-    ends_s = [*asked_s[1:], float("inf")]
-    return [
-        max(gap for gap, at_s in gaps if begin_s <= at_s < end_s)
-        for begin_s, end_s in zip(asked_s, ends_s, strict=True)
-    ]
+    pairs = itertools.pairwise(publishing.accepted)
+    return [after.at_s - before.at_s for before, after in pairs if after.epoch > before.epoch]
 
 
-def switch_over(urls: list[str]) -> float:
-    """Ask for one and wait until it is done. Returns CLOCK_MONOTONIC at which it was asked for."""
+def switch_over(urls: list[str]) -> None:
+    """Ask for one and wait until it is done."""
     epoch = status(urls[0])["epoch"]
-    asked_s = time.monotonic()
     asyncio.run(ask(urls[0], "switchover"))
     until(lambda: status(urls[0]).get("epoch", 0) > epoch and job(urls[0])["state"] != "handing over", "it to be done")
     if job(urls[0])["state"] != "done":
         raise SystemExit(f"a switchover failed: {job(urls[0])}")
-    return asked_s
 
 
 def job(url: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,18 +130,31 @@ def _parent(pid: int) -> int:
 def namespaces(scratch: Path) -> Iterator[Namespaces]:
     if lacking := why_not():
         raise SystemExit(f"tools/bench/failover: {lacking}")
-    with NetFleet(scratch, *NAMES) as fleet:
+    with NetFleet(scratch, *NAMES) as fleet, told_on_failure(lambda: {n: d.tail() for n, d in fleet.daemons.items()}):
         yield Namespaces(fleet)
+
+
+@contextlib.contextmanager
+def told_on_failure(logs: Callable[[], dict[str, str]]) -> Iterator[None]:
+    """What the daemons said last, where a measurement ends in a fault."""
+    try:
+        yield
+    except BaseException:
+        for name, text in logs().items():
+            print(f"--- the end of {name}'s log\n{text}", file=sys.stderr)
+        raise
 
 
 @contextlib.contextmanager
 def hosts(scratch: Path) -> Iterator[Hosts]:
     try:
         with lab.fleet(scratch) as fleet:
-            inside = subprocess.Popen(fleet.command("net", "sleep", "infinity"), env=fleet.environment)
+            words = fleet.command("net", "sleep", "infinity")
+            inside = subprocess.Popen(words, env=fleet.environment, stdout=subprocess.DEVNULL)
             try:
                 time.sleep(0.5)  # until it has entered the network
-                with entered(f"/proc/{inside.pid}/ns/net"):
+                journals = told_on_failure(lambda: {host: fleet.journal(host)[-6000:] for host in lab.HOSTS})
+                with journals, entered(f"/proc/{inside.pid}/ns/net"):
                     yield Hosts(fleet)
             finally:
                 inside.kill()

@@ -45,13 +45,14 @@ class Accepted:
 
 @dataclass
 class Publishing:
-    """A context: one client a list of URLs; it goes on to its next URL when one refuses, and never pauses otherwise.
+    """A context: one client a list of URLs; it goes on to its next URL when one refuses.
 
     Runs in a thread of its own, which sees the network that its starter sees.
     """
 
     clients: Sequence[Sequence[str]]
     scratch: Path
+    pause_s: float = 0.0
     accepted: list[Accepted] = field(default_factory=list)
     refused: int = 0
 
@@ -86,6 +87,7 @@ class Publishing:
                     epoch = EntryId.parse(answer["id"]).epoch
                     now_s = time.monotonic()
                     self.accepted.append(Accepted(now_s, epoch, int(answer["version"]), str(answer["digest"])))
+                    await asyncio.sleep(self.pause_s)
 
     def first_above(self, epoch: int, timeout_s: float = 60.0) -> Accepted:
         """The first publish that a later primary accepted. Raises SystemExit: there was none in that time."""
