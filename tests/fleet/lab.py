@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,8 @@ class Lab:
         self, *words: object, check: bool = True, input: str | bytes = b"", timeout_s: float = 90.0
     ) -> subprocess.CompletedProcess[bytes]:
         """One fleetlab command."""
+        if words[0] in ("poweroff", "kill", "down"):
+            self._leave(words[1:])
         given = input.encode() if isinstance(input, str) else input
         done = subprocess.run(
             self.command(*words), env=self.environment, input=given, capture_output=True, timeout=timeout_s, check=False
@@ -168,12 +170,11 @@ class Lab:
         shell = self._shells[host] = _Shell(self.command("exec", host, "sh"), self.environment)
         return shell.run(script)
 
-    def down(self) -> None:
-        """Remove every host and what it wrote."""
-        for shell in self._shells.values():
-            shell.close()
-        self._shells.clear()
-        self.run("down")
+    def _leave(self, hosts: Sequence[object]) -> None:
+        """Close the shells on these hosts, or all: a host cannot go off while somebody from outside is in it."""
+        for host in list(self._shells):
+            if host in hosts or not hosts:
+                self._shells.pop(host).close()
 
     def put(self, host: str, path: str, data: bytes | str) -> None:
         """Write a file on a host, in place."""
@@ -187,7 +188,7 @@ class Fleet(Lab):
 
     def install(self, wheelhouse: Path) -> None:
         """Bring the hosts up and follow the guide on them; only the package index is a directory of wheels."""
-        self.down()
+        self.run("down")
         self.run("up", 3, "--redis", "--disk-image", 2048, "--bind-ro", f"{wheelhouse}:/srv/wheels", timeout_s=600)
         self.run("cp", ROOT / "config/redis.conf", "redis:/root/")
         self.run("cp", ROOT / "config/users.acl", "redis:/root/")
@@ -258,7 +259,7 @@ class Fleet(Lab):
         return json.loads(self.sh(host, f"modelsync history {model} --json"))  # type: ignore[no-any-return]
 
     def journal(self, host: str) -> str:
-        return self.sh(host, "journalctl -u modelsyncd -o cat --no-pager -n 300")
+        return self.sh(host, "journalctl --sync; journalctl -u modelsyncd -o cat --no-pager -n 300")
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
@@ -337,4 +338,4 @@ def fleet(scratch: Path) -> Iterator[Fleet]:
             made.install(scratch)
             yield made
         finally:
-            made.down()
+            made.run("down")
