@@ -93,14 +93,14 @@ class Hosts:
 
     def __init__(self, fleet: lab.Fleet) -> None:
         self._fleet = fleet
-        self._pids = {host: _daemon_of(host) for host in lab.HOSTS}
+        self._pids = {host: self._daemon_of(host) for host in lab.HOSTS}
         addresses = {host: fleet.run("ip", host).stdout.decode().strip() for host in lab.HOSTS}
         self.urls = {host: f"http://{address}:8461" for host, address in addresses.items()}
         roots = {host: Path(f"/proc/{_parent(pid)}/root") for host, pid in self._pids.items()}
         self.live = {host: root / lab.LIVE.lstrip("/") for host, root in roots.items()}
 
     def fell(self, name: str) -> float:
-        pid = _daemon_of(name)
+        pid = self._daemon_of(name)
         at_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         return at_s
@@ -108,16 +108,16 @@ class Hosts:
     def back(self, name: str) -> None:
         """systemd does that."""
 
-
-def _daemon_of(host: str) -> int:
-    """The machine's own number of a host's daemon."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
-            ours = any(word.endswith(b"/modelsyncd") for word in words) and b"--release" not in words
-            if ours and (entry / "root/etc/hostname").read_text().strip() == host:
-                return int(entry.name)
-    raise SystemExit(f"no daemon runs on {host}")
+    def _daemon_of(self, host: str) -> int:
+        """The machine's own number of a host's daemon; hosts of other labs have the same names, but not its network."""
+        network = os.stat(f"/run/netns/fleetlab-{self._fleet.environment['FLEETLAB_NAME']}-{host}").st_ino
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
+                ours = any(word.endswith(b"/modelsyncd") for word in words) and b"--release" not in words
+                if ours and os.stat(entry / "ns/net").st_ino == network:
+                    return int(entry.name)
+        raise SystemExit(f"no daemon runs on {host}")
 
 
 def _parent(pid: int) -> int:
