@@ -271,8 +271,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LogChanges:
-    """What the log says has changed: its end, and the models named since; None where it does not reach back so far."""
+    """The lease, and what the log says has changed: its end, and the models named since; None where it does not reach
+    back so far."""
 
+    lease: LeaseView
     tail: EntryId
     names: Sequence[ModelName] | None
 

@@ -195,6 +195,7 @@ def test_a_second_daemon_on_a_state_directory_ends_with_75_and_writes_nothing(fl
     text = second.config.read_text().replace(str(second.state), str(alpha.state))
     second.config.write_text(text)
     until((alpha.state / "fleet.json").exists, "the first entry of its term")
+    alpha.signal(signal.SIGSTOP)  # so that whatever changes is the other's doing; the lock stays held
     names = sorted(str(path) for path in alpha.state.rglob("*") if "redis" not in str(path))
     assert second.start().process is not None
     assert second.process is not None and second.process.wait(15) == 75

@@ -10,7 +10,7 @@ from tests.unit.test_catalog import of, record
 
 from modelsync.core import status
 from modelsync.core.errors import MalformedMessage
-from modelsync.core.ids import ModelName
+from modelsync.core.ids import EntryId, ModelName
 from modelsync.core.messages import hints
 from modelsync.core.status import NodeReport
 
@@ -63,13 +63,14 @@ def test_history() -> None:
     }  # fmt: skip
 
 
-def test_copies_counts_living_nodes() -> None:
-    nodes = [
-        node("n1", fraud=line(3, 2, 3)),
-        node("n2", fraud=line(2, 2)),
-        node("n3", last_seen_s=60.0, fraud=line(2, 2)),
-    ]
-    assert [status.copies("fraud", number, nodes) for number in (1, 2, 3)] == [0, 2, 1]
+def test_copies_counts_living_nodes_that_know_the_publisher_s_epoch() -> None:
+    def told(epoch: int, state: str, *held: int) -> dict[str, object]:
+        return {"epoch": epoch, "state": state, "models": {"fraud": {"held": list(held)}}}
+
+    nodes = [told(4, "ok", 2, 3), told(5, "degraded", 2), told(4, "lost", 2, 3), told(3, "ok", 1, 2, 3)]
+    document = {"nodes": nodes}
+    assert [status.copies(document, "fraud", number, EntryId(4, 9)) for number in (1, 2, 3)] == [0, 2, 1]
+    assert status.copies(document, "other", 1, EntryId(4, 9)) == 0
 
 
 @pytest.mark.parametrize(

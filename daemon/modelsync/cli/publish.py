@@ -14,8 +14,9 @@ import click
 
 from modelsync.cli.access import Access, Target, access, run
 from modelsync.cli.output import print_json, size
+from modelsync.core import status
 from modelsync.core.errors import BadName, TimedOut
-from modelsync.core.ids import ModelName, Version, model_name, version
+from modelsync.core.ids import EntryId, ModelName, Version, model_name, version
 
 if TYPE_CHECKING:
     from modelsync.edges.http_control import ControlClient
@@ -68,7 +69,8 @@ def publish_command(
 
             published = await fleet.ask(upload)
             bar.end()
-            held = await _await_copies(fleet, model, Version(published["version"]), copies, timeout_s)
+            at = EntryId.parse(published["id"])
+            held = await _await_copies(fleet, model, Version(published["version"]), at, copies, timeout_s)
             return {**published, "copies": held}
 
     result = run(work())
@@ -93,13 +95,16 @@ def _metadata(path: Path | None) -> dict[str, Any] | None:
     return value
 
 
-async def _await_copies(fleet: Access, model: ModelName, number: Version, wanted: int | None, timeout_s: float) -> int:
+async def _await_copies(
+    fleet: Access, model: ModelName, number: Version, at: EntryId, wanted: int | None, timeout_s: float
+) -> int:
     """How many living nodes hold the version, once that is enough. Raises TimedOut, which says what was reached."""
     deadline_s = time.monotonic() + timeout_s
     while True:
-        nodes = [node for node in (await fleet.status())["nodes"] if node["state"] != "lost"]
-        held = sum(number in node["models"].get(model, {}).get("held", ()) for node in nodes)
-        if held >= (min(2, len(nodes)) if wanted is None else wanted):
+        document = await fleet.status()
+        living = sum(node["state"] != "lost" for node in document["nodes"])
+        held = status.copies(document, model, number, at)
+        if held >= (min(2, living) if wanted is None else wanted):
             return held
         if time.monotonic() > deadline_s:
             raise TimedOut(

@@ -227,6 +227,14 @@ class TimedOut(RemoteFault):
     reached: str
 
 
+@dataclass(eq=False)
+class CatalogBehind(RemoteFault):
+    """Redis has lost changes that this primary made; they are written back before anything new."""
+
+    after: str
+    """The last change that this primary made."""
+
+
 # --- integrity faults: bytes that are not what they should be -------------------------------------------------------
 
 

@@ -62,6 +62,7 @@ def _node(report: NodeReport, primary: str) -> dict[str, Any]:
         "url": report.url,
         "state": "lost" if report.lost else report.state,
         "last_seen_s": round(report.last_seen_s, 1),
+        "epoch": report.epoch,
         "models": {name: dict(line) for name, line in sorted(report.models.items())},
         **report.extra,
     }
@@ -117,9 +118,17 @@ def iso_time(unix_ms: int) -> str:
         return "unknown"
 
 
-def copies(name: str, number: int, nodes: Iterable[NodeReport]) -> int:
-    """How many living nodes say that they hold a version, verified."""
-    return sum(number in report.models.get(name, {}).get("held", ()) for report in nodes if not report.lost)
+def copies(document: Mapping[str, Any], name: str, number: int, at: EntryId) -> int:
+    """How many living nodes hold a version, by a status document.
+
+    Only those count that know the publisher's epoch: a node that has not heard of it could follow another primary
+    tomorrow that never saw the version.
+    """
+    return sum(
+        number in node["models"].get(name, {}).get("held", ()) and node.get("epoch", 0) >= at.epoch
+        for node in document["nodes"]
+        if node["state"] != "lost"
+    )
 
 
 def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from modelsync.core import canonical, catalog, fleet, status
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import (
     BadName,
+    CatalogBehind,
     LeaseLost,
     MalformedMessage,
     StaleEpoch,
@@ -24,6 +25,7 @@ from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
 from modelsync.core.status import NodeReport
 from modelsync.edges.redis_connect import redis_faults
+from modelsync.edges.redis_lease import lease_view
 from modelsync.ports import Authority, CatalogRead, Change, LogChanges
 
 NODE_EXPIRY_S = 3600
@@ -62,15 +64,17 @@ class RedisCatalog:
     async def changes(self, after: EntryId) -> LogChanges:
         """The log's end, and what entries above ``after`` name, in one round trip."""
         async with redis_faults("read the log"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.key("lease"))
             pipe.xrevrange(self.key("log"), count=1)
             pipe.xrange(self.key("log"), count=1)
             pipe.xrange(self.key("log"), min=f"({after}", count=LOG_READ)
-            newest, oldest, entries = await pipe.execute()
+            held, newest, oldest, entries = await pipe.execute()
+        lease = lease_view([part for pair in held.items() for part in pair])
         tail = _entry_id(newest[0][0]) if newest else ZERO_ID
         if not oldest or _entry_id(oldest[0][0]) > after or len(entries) == LOG_READ:
-            return LogChanges(tail, None)
+            return LogChanges(lease, tail, None)
         named = {_text(fields.get(b"model", b"")) for _, fields in entries}
-        return LogChanges(tail, sorted(legal for name in named if (legal := _legal(name)) is not None))
+        return LogChanges(lease, tail, sorted(legal for name in named if (legal := _legal(name)) is not None))
 
     async def model_names(self) -> Sequence[ModelName]:
         async with redis_faults("read the names of models"):
@@ -183,11 +187,15 @@ def _record_key(change: Change) -> str:
     return f"model:{change.model}" if change.model else "fleet"
 
 
-def _refusal(reason: str, authority: Authority, change: Change) -> LeaseLost | StaleEpoch | VersionConflict:
+def _refusal(
+    reason: str, authority: Authority, change: Change
+) -> LeaseLost | StaleEpoch | VersionConflict | CatalogBehind:
     if reason == "conflict":
         return VersionConflict(
             model=change.model, version=int(change.version or 0), known="other bytes", offered=change.digest or ""
         )
+    if reason == "behind":
+        return CatalogBehind(after=change.log.get("after", ""))
     if reason == "id":
         return StaleEpoch(offered=change.id.epoch, accepted=-1)
     return LeaseLost(epoch=authority.epoch, holder="another node, or none")

@@ -55,26 +55,26 @@ class RedisLease:
             reply: Any = await self._redis.hgetall(self._lease)
             if not isinstance(reply, dict):
                 raise ValueError("not a hash")
-            return _view([part for pair in reply.items() for part in pair])
+            return lease_view([part for pair in reply.items() for part in pair])
 
     async def acquire(self, observed: LeaseView, nonce: str, min_epoch: int) -> int | LeaseView:
         """The granted epoch, or the lease that stood in the way. Raises as ``read``; then it may have been granted."""
         args = (self._holder, nonce, self._url, observed.epoch, observed.nonce, observed.seq, min_epoch)
         done, rest = await self._run(_ACQUIRE, (self._lease, self._epoch, self._log), args)
         if not done:
-            return _view(rest)
+            return lease_view(rest)
         return _whole(rest[0] if len(rest) == 1 else None, "granted epoch")
 
     async def renew(self, authority: Authority, seq: int) -> LeaseView | None:
         """None: renewed. ``NO_LEASE``: there is none. Any other view: whose it is now. Raises as ``read``."""
         done, rest = await self._run(_RENEW, (self._lease,), (*_grant(authority), seq))
-        return None if done else _view(rest)
+        return None if done else lease_view(rest)
 
     async def reassert(self, authority: Authority, seq: int) -> LeaseView | None:
         """None: written back. A view: Redis has something newer. Raises as ``read``."""
         args = (*_grant(authority), seq, self._url)
         done, rest = await self._run(_REASSERT, (self._lease, self._epoch, self._log), args)
-        return None if done else _view(rest)
+        return None if done else lease_view(rest)
 
     async def release(self, authority: Authority, successor: str = "") -> None:
         """Give the lease back; harmless where it is no longer ours. Raises as ``read``."""
@@ -108,7 +108,7 @@ def _grant(authority: Authority) -> tuple[int, str, str]:
     return authority.epoch, authority.holder, authority.nonce
 
 
-def _view(flat: Sequence[Any]) -> LeaseView:
+def lease_view(flat: Sequence[Any]) -> LeaseView:
     """A lease from field, value, field, value… as Redis sent them. Raises MalformedMessage."""
     if not flat:
         return NO_LEASE

@@ -14,10 +14,11 @@ import structlog
 
 from modelsync.core import catalog
 from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import StaleEpoch
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import EntryId, ModelName
 from modelsync.core.status import NodeReport
-from modelsync.ports import Catalog, CatalogDisk, EpochLedger
+from modelsync.ports import Catalog, CatalogDisk, EpochLedger, LeaseView
 
 log = structlog.get_logger()
 
@@ -40,6 +41,8 @@ class Book:
         self.nodes: list[NodeReport] = []
         self._unsaved: set[ModelName] = set()
         self._unsaved_orphans: set[ModelName] = set()
+        self.refused_epoch = 0
+        """The last epoch that Redis showed and this node refused."""
         self.redis_behind = False
         """Redis knows less than this node's disk: it was wiped or rolled back, and the holder has to restore it."""
 
@@ -78,6 +81,8 @@ class Book:
         async with self._guard:
             applied = self._ledger.applied
             changes = await self._catalog.changes(applied)
+            if not await self._accepts(changes.lease):
+                return
             self.redis_behind = changes.tail < applied
             if changes.tail == applied and not everything and not self._unsaved:
                 return
@@ -89,6 +94,25 @@ class Book:
             if changed:
                 on_change(changed)
             await self._save(read.fleet, changes.tail)
+
+    async def _accepts(self, lease: LeaseView) -> bool:
+        """Whether what this Redis says may be applied: the receiver's own check of epoch, holder and nonce.
+
+        A Redis that went back to an older grant is not believed; its holder, or the next one, writes to it again.
+        """
+        ledger = self._ledger
+        if lease.epoch == 0 or (lease.epoch, lease.holder, lease.nonce) == (ledger.epoch, ledger.holder, ledger.nonce):
+            return True
+        try:
+            await asyncio.to_thread(ledger.accept, lease.epoch, lease.holder, lease.nonce)
+        except StaleEpoch as error:
+            if self.refused_epoch != lease.epoch:
+                log.warning(
+                    "lease.refused", epoch=lease.epoch, accepted=error.accepted, next="nothing of it is applied"
+                )
+            self.refused_epoch = lease.epoch
+            return False
+        return True
 
     async def learn(self, records: Iterable[ModelRecord], fleet: FleetRecord) -> set[ModelName]:
         """Take over what another node knows better. Returns the models that changed. Raises DiskFull, DiskFailed."""

@@ -7,10 +7,10 @@ lost is settled (sent again, unchanged) before the next one may take its id.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from blake3 import blake3
@@ -20,7 +20,7 @@ from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.commands import Command
-from modelsync.core.errors import ModelsyncError, NoPrimary, RedisUnavailable
+from modelsync.core.errors import CatalogBehind, ModelsyncError, NoPrimary, RedisUnavailable
 from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
@@ -30,6 +30,8 @@ from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
 
 log = structlog.get_logger()
+
+Answer = TypeVar("Answer")
 
 SETTLE_TRIES = 5
 SETTLE_PAUSE_S = 0.2
@@ -88,8 +90,17 @@ class Publisher:
         self._require_authority()
         async with self.gate.shared():
             files = await asyncio.to_thread(self._store.ingest, draft.root, draft.files)
+            return await self._chained(lambda: self._publish(draft, files))
+
+    async def _chained(self, write: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Write under the lock; where Redis has lost what came before, write that back first and try once more."""
+        try:
             async with self.guard:
-                return await self._publish(draft, files)
+                return await write()
+        except CatalogBehind:
+            await self.restore()
+            async with self.guard:
+                return await write()
 
     async def _publish(self, draft: Draft, files: tuple[FileEntry, ...]) -> Published:
         await self._settle()
@@ -154,16 +165,18 @@ class Publisher:
 
     async def command(self, command: Command, by: str) -> ModelRecord:
         """Carry out a model's command. Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
+        return await self._chained(lambda: self._command(command, by))
+
+    async def _command(self, command: Command, by: str) -> ModelRecord:
         assert command.model is not None
-        async with self.guard:
-            await self._settle()
-            authority = self._require_authority()
-            record = self._book.record(command.model)
-            after = commands.applied(command, record, self._book.next_id(authority.epoch))
-            kind = "deleted" if command.verb == "delete" else "wish"
-            await self._write(record, after, kind, after.wanted, None, note=str(command), by=by)
-            log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
-            return after
+        await self._settle()
+        authority = self._require_authority()
+        record = self._book.record(command.model)
+        after = commands.applied(command, record, self._book.next_id(authority.epoch))
+        kind = "deleted" if command.verb == "delete" else "wish"
+        await self._write(record, after, kind, after.wanted, None, note=str(command), by=by)
+        log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
+        return after
 
     # --- after a promotion, and after Redis lost data ----------------------------------------------------------------
 
@@ -199,7 +212,8 @@ class Publisher:
         async with self.guard:
             await self._settle()
             read = await self._catalog.read(sorted(self._book.records))
-            await self._restore_fleet(read.fleet)
+            tail = (await self._catalog.changes(self._book.applied)).tail
+            await self._restore_fleet(read.fleet, lost=tail < self._book.applied)
             for theirs in read.records:
                 record = self._book.record(theirs.name)
                 if theirs.id >= record.id and theirs == record:
@@ -213,9 +227,10 @@ class Publisher:
             log.warning("catalog.restored", models=restored, next="replicas reread it")
         return restored
 
-    async def _restore_fleet(self, theirs: FleetRecord) -> None:
+    async def _restore_fleet(self, theirs: FleetRecord, *, lost: bool) -> None:
+        """Also where only the log went back: its end must again be the last change that this node made."""
         record = self._book.fleet
-        if theirs.id < record.id:
+        if lost or theirs.id < record.id:
             authority = self._require_authority()
             after = replace(record, id=self._book.next_id(authority.epoch))
             await self._write_fleet(authority, after, "fleet.restored", "fleet", "Redis had lost it")
@@ -243,6 +258,8 @@ class Publisher:
         written, removed = catalog.changed_fields(before, after)
         event = "version.published" if kind == "published" else "wish.changed"
         log_fields = {"kind": kind, "model": after.name, "by": by, "note": note}
+        if kind != "restored":
+            log_fields["after"] = str(self._book.applied)  # the script refuses it where Redis has lost that entry
         if version is not None:
             log_fields["version"] = str(version)
         if digest is not None:
