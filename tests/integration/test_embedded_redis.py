@@ -80,9 +80,7 @@ def test_starting_twice_is_starting_once_and_stopping_twice_is_nothing(tmp_path:
 
 
 @pytest.mark.parametrize("password", ["plain", "with space", 'quote" back\\slash', "ünïcode/@:#?"])
-def test_the_password_is_asked_for_and_readable_by_nobody_else(
-    tmp_path: Path, servers, password: str
-) -> None:
+def test_the_password_is_asked_for_and_readable_by_nobody_else(tmp_path: Path, servers, password: str) -> None:
     server = servers(tmp_path, password=password)
     assert redis.Redis.from_url(server.start()).ping()
     with pytest.raises(redis.AuthenticationError):
@@ -120,9 +118,7 @@ def test_one_directory_has_one_server(tmp_path: Path, servers, monkeypatch: pyte
         servers(tmp_path).start()
 
 
-def test_a_server_that_never_answers_is_ended(
-    tmp_path: Path, servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_answers_is_ended(tmp_path: Path, servers, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "silent"
     fake.write_text("#!/bin/sh\nexec sleep 60\n")
     fake.chmod(0o755)
@@ -163,9 +159,7 @@ time.sleep(60)
 def test_a_killed_parent_takes_the_server_along_if_it_was_asked_to(tmp_path: Path, tied: bool) -> None:
     argv = [sys.executable, "-c", PARENT, str(tmp_path), "tied" if tied else "free"]
     source = str(Path(embedded_redis.__file__).parents[2])
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}
-    ) as parent:
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": source}) as parent:
         assert parent.stdout is not None
         pid, port = map(int, parent.stdout.readline().split())
         parent.kill()

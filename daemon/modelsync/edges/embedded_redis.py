@@ -276,8 +276,7 @@ def _write_private(path: Path, text: str) -> None:
 def _quoted(text: str) -> str:
     """A value as redis.conf reads it: every byte outside of plain ASCII escaped."""
     plain = (
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02x}"
-        for byte in os.fsencode(text)
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\x{byte:02x}" for byte in os.fsencode(text)
     )
     return '"' + "".join(plain) + '"'
 
