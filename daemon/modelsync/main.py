@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
@@ -26,7 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        asyncio.run(_release(arguments) if arguments.release else _serve(arguments))
+        if arguments.release:
+            _release(arguments)
+        else:
+            _serve(arguments)
     except ModelsyncError as error:
         sys.stderr.write(f"modelsyncd: {error}\n")
         return error.exit_code
@@ -36,14 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 # Imported late: a fault in the configuration is told, and a lease given back, without loading everything.
 
 
-async def _release(arguments: argparse.Namespace) -> None:
+def _release(arguments: argparse.Namespace) -> None:
     settings = config.load(arguments.config)
     from modelsync.release import release_dead  # noqa: PLC0415
 
-    await release_dead(settings)
+    release_dead(settings)
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
+def _serve(arguments: argparse.Namespace) -> None:
+    import asyncio  # noqa: PLC0415
+
     from modelsync.edges.config_watch import ConfigWatch  # noqa: PLC0415
 
     watch = ConfigWatch(arguments.config)  # before the file is read: no edit falls between the two
@@ -52,7 +56,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     from modelsync.app import App  # noqa: PLC0415
 
     logs.set_up(level=arguments.log_level)
-    await App(settings, watch).run()
+    asyncio.run(App(settings, watch).run())
 
 
 if __name__ == "__main__":

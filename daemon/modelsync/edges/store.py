@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import threading
@@ -18,10 +17,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from modelsync.core import manifest as manifests
-from modelsync.core.errors import DigestMismatch, DiskFull, LayoutCorrupt, StateInUse
+from modelsync.core.errors import DigestMismatch, DiskFull, LayoutCorrupt
 from modelsync.core.ids import Digest, ModelName
 from modelsync.core.manifest import FileEntry, Manifest
-from modelsync.edges import durable
+from modelsync.edges import durable, state_lock
 from modelsync.edges.durable import local_faults
 
 FORMAT = "1"
@@ -69,18 +68,7 @@ class Store:
 
     def lock(self) -> None:
         """Hold the directory until ``close`` or death. Raises StateInUse: another daemon holds it."""
-        path = self.root / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise StateInUse(path=str(self.root), holder=f"pid {holder}") from error
-        self._lock_descriptor = descriptor
-        with contextlib.suppress(OSError):
-            # For people only, so a full disk must not stop a start over it. Written over the last one, in place.
-            os.pwrite(descriptor, f"{os.getpid():<10}\n".encode(), 0)
+        self._lock_descriptor = state_lock.hold(self.root)
 
     def close(self) -> None:
         """Release the lock; the kernel does the same when the process dies."""
