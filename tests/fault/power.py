@@ -8,9 +8,11 @@ and so shows a name that was given before its bytes were durable.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,19 @@ def mounted(image: Path, *, new: bool = False, options: str = "loop") -> Iterato
     try:
         yield directory
     finally:
-        _run("umount", str(directory))
+        _unmount(directory)
+
+
+def _unmount(directory: Path) -> None:
+    # Another thread's child, between its fork and its exec, may hold a copy of a descriptor that is closed here.
+    for attempt in range(50):
+        try:
+            _run("umount", str(directory))
+            return
+        except subprocess.CalledProcessError:
+            if attempt == 49:
+                raise
+            time.sleep(0.1)
 
 
 def _run(*command: str) -> str:
@@ -76,19 +90,33 @@ class Cuts:
                     if choice(index, call):
                         if self.forced:
                             _commit(disk / "another process's file")
-                        _run("cp", "--sparse=always", str(image), str(self.directory / "cut.img"))
-                        yield self._point(call, root, url)
+                        _copy(image, self.directory / "cut.img")
+                        yield self._point(f"after {call}", root, url)
+                if not self.forced and choice(0, Call("exit_group", 1, f"{root}/live/")):
+                    _copy(image, self.directory / "cut.img")
+                    yield self._point("after its end", root, url, ended=True)
 
-    def _point(self, call: Call, root: Path, url: str) -> Point:
+    def _point(self, name: str, root: Path, url: str, *, ended: bool = False) -> Point:
+        """``ended``: the work reported that it was done, so its outcome must have survived the cut."""
         cut = self.directory / "cut.img"
         with mounted(cut) as disk:
             faults = self.world.broken(disk / "root")
+            faults += self.world.lost(disk / "root") if ended else []
             faults += self.world.unfinished(disk / "root", url)
         if self.checked:
             result = subprocess.run(["e2fsck", "-fn", str(cut)], check=False, capture_output=True, text=True)
             faults += [f"e2fsck: {result.stdout[-500:]}"] if result.returncode else []
-        name = f"{self.world.name}{' forced' if self.forced else ''}"
-        return Point(name, f"after {call}".replace(str(root), ""), tuple(faults))
+        world = f"{self.world.name}{' forced' if self.forced else ''}"
+        return Point(world, name.replace(str(root), ""), tuple(faults))
+
+
+def _copy(image: Path, cut: Path) -> None:
+    """Copy until nothing was written meanwhile: a torn copy is a state that no order of writes could have left."""
+    for _ in range(50):
+        _run("cp", "--sparse=always", str(image), str(cut))
+        if filecmp.cmp(image, cut, shallow=False):
+            return
+    raise OSError(f"{image} does not come to rest")
 
 
 def _commit(path: Path) -> None:

@@ -111,6 +111,9 @@ class Driver:
         os.kill(pid, signal.SIGCONT)
         try:
             yield pid
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)  # it may be stopped, and would never end
+            raise
         finally:
             code, error = json.loads(self._child.stdout.readline())
             tracer.wait(START_S)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
-from tests.disk import Content, activate, describe, misnamed, noise, temporaries
+from tests.disk import FRAUD, Content, activate, describe, misnamed, noise, temporaries
 from tests.fault import driver
 from tests.integration.lying_peer import LyingPeer
 from tests.unit.test_catalog import record
@@ -96,6 +96,12 @@ class World:
 
     def broken(self, root: Path) -> list[str]:
         """What does not hold that must hold at any moment, after any crash."""
+        try:
+            return self._broken(root)
+        except OSError as error:
+            return [f"it cannot be read: {error}"]
+
+    def _broken(self, root: Path) -> list[str]:
         faults = [] if self._resolves(root, "current", self.allowed()) else ["current is not a whole allowed version"]
         if not self._resolves(root, "previous", [None, self.first, self.second]) and not self.updated:
             faults.append("previous is not a whole version")
@@ -127,7 +133,10 @@ class World:
 
     def unfinished(self, root: Path, url: str) -> list[str]:
         """Do the work again, undisturbed: what is not as it should be afterwards."""
-        error = driver.outcome(self.work, root, url)
+        try:
+            error = driver.outcome(self.work, root, url)
+        except Exception as broken:  # no error of ours: the program itself broke on what the fault left
+            error = repr(broken)
         faults = [f"the work done again: {error}"] if error else []
         if not self._resolves(root, "current", [self.final()]):
             faults.append("current is not the new version after the work was done again")
@@ -136,6 +145,20 @@ class World:
         if self.work == "collect":
             faults += self._garbage(root)
         return faults + self.broken(root)
+
+    def lost(self, root: Path) -> list[str]:
+        """What was done and is not there any more."""
+        faults = [] if self._resolves(root, "current", [self.final()]) else ["current is not the new version"]
+        if self.work in ("publish", "files"):
+            known = CatalogFiles(root / "state").load()
+            faults += [] if known == {FRAUD: record(1, 2)} else ["the catalog's file is not the new one"]
+        if self.work == "files" and (root / "state/state.json").read_bytes() != b'{"epoch": 2}':
+            faults.append("state.json is not the new one")
+        if self.work in ("publish", "pull"):
+            state = root / "state"
+            active = driver.Live(root / "live", state / "store", state).records()
+            faults += [] if active and active[FRAUD].version == 2 else ["the active record is not the new one"]
+        return faults
 
     def _garbage(self, root: Path) -> list[str]:
         wanted = {blake3(data).hexdigest() for data in self.second.files.values()}
