@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelsync import config as configuration
-from modelsync.config import Config
+from modelsync.config import Config, SecuritySection
 from modelsync.core import fleet as fleets
 from modelsync.core import status
 from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from modelsync.edges.redis_lease import RedisLease
 
 Answer = TypeVar("Answer")
+
+REDIS_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Access:
         local_url: str | None,
         redis_url: str | None,
         fleet: FleetName,
+        security: SecuritySection,
     ) -> None:
+        self._security = security
         self._stack = stack
         self._token = token
         self._timeout_s = timeout_s
@@ -97,13 +101,17 @@ class Access:
             )
             return {**document, **fleets.shown(read.fleet)}
 
+    def _connect(self) -> Any:
+        from modelsync.redis_client import redis_client  # noqa: PLC0415  imports redis-py
+
+        assert self._redis_url is not None
+        return redis_client(self._redis_url, self._security, REDIS_TIMEOUT_S)
+
     @contextlib.asynccontextmanager
     async def _catalog(self) -> AsyncIterator[RedisCatalog]:
         from modelsync.edges.redis_catalog import RedisCatalog  # noqa: PLC0415  imports redis-py
-        from modelsync.edges.redis_connect import connect  # noqa: PLC0415
 
-        assert self._redis_url is not None
-        catalog = RedisCatalog(connect(self._redis_url), self._fleet)
+        catalog = RedisCatalog(self._connect(), self._fleet)
         try:
             yield catalog
         finally:
@@ -111,11 +119,9 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[RedisLease]:
-        from modelsync.edges.redis_connect import connect  # noqa: PLC0415  imports redis-py
-        from modelsync.edges.redis_lease import RedisLease  # noqa: PLC0415
+        from modelsync.edges.redis_lease import RedisLease  # noqa: PLC0415  imports redis-py
 
-        assert self._redis_url is not None
-        lease = RedisLease(connect(self._redis_url), self._fleet, NodeId(""), "")
+        lease = RedisLease(self._connect(), self._fleet, NodeId(""), "")
         try:
             yield lease
         finally:
@@ -157,6 +163,7 @@ class Access:
 async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Access]:
     """Reach the fleet that the command line names. Raises ConfigurationFault, BadName."""
     token: str | None = None
+    security = SecuritySection()
     if target.redis is not None:
         local_url: str | None = None
         redis_url: str | None = target.redis
@@ -166,9 +173,10 @@ async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Acces
         if config.security.token_file is not None:
             token = configuration.read_secret(config.security.token_file, "security.token_file")
         redis_url = None if config.fleet.redis == "embedded" else config.fleet.redis
+        security = config.security
         local_url, fleet = config.node.advertise, config.fleet.name
     async with contextlib.AsyncExitStack() as stack:
-        yield Access(stack, token, timeout_s, local_url, redis_url, fleet)
+        yield Access(stack, token, timeout_s, local_url, redis_url, fleet, security)
 
 
 def run(work: Coroutine[Any, Any, Answer]) -> Answer:

@@ -27,6 +27,7 @@ from modelsync.core.errors import (
     LocalFault,
     ModelsyncError,
     PeerRefused,
+    RedisUnavailable,
     RemoteFault,
     StaleEpoch,
 )
@@ -115,6 +116,7 @@ class Elector:
         self._beside: set[asyncio.Task[None]] = set()
         self._tick_s = self.beat
         self._fault: BaseException | None = None
+        self._troubles: dict[str, str] = {}
 
     # --- what others ask ---------------------------------------------------------------------------------------------
 
@@ -252,9 +254,10 @@ class Elector:
         try:
             lease = await self._coordinator.read()
         except _FAULTS as error:
-            log.debug("lease.unread", error=str(error))
+            self._note_trouble("lease", error)
             self._feed(msg.ReadFailed())
         else:
+            self._troubles.pop("lease", None)
             self._feed(msg.LeaseRead(lease, _accepted(self._ledger)))
 
     async def _acquire(self, effect: msg.AcquireLease) -> None:
@@ -284,6 +287,7 @@ class Elector:
         except _FAULTS as error:
             self._renewal_failed(effect.authority, error)
             return
+        self._troubles.pop("lease", None)
         authority = effect.authority
         self._feed(msg.Renewed(authority, sent_s) if lease is None else msg.RenewRefused(authority, lease))
 
@@ -298,9 +302,20 @@ class Elector:
         log.warning("lease.reasserted", epoch=authority.epoch, done=lease is None, next="Redis had lost the lease")
         self._feed(msg.Renewed(authority, sent_s) if lease is None else msg.ReassertRefused(authority, lease))
 
+    @property
+    def trouble(self) -> str:
+        """What keeps this node from its part in the election and needs a person's hand; empty: nothing."""
+        return "; ".join(self._troubles.values())
+
+    def _note_trouble(self, what: str, error: ModelsyncError) -> None:
+        """Once into the log, and kept for status. Redis being away mends itself, and status tells it elsewhere."""
+        if isinstance(error, RedisUnavailable) or self._troubles.get(what) == str(error):
+            return
+        self._troubles[what] = str(error)
+        log.warning("election.hindered", what=what, error=str(error), next="it is tried again")
+
     def _renewal_failed(self, authority: Authority, error: ModelsyncError) -> None:
-        if self.authority is not None:
-            log.debug("renewal.failed", error=str(error))
+        self._note_trouble("lease", error)
         self._feed(msg.RenewFailed(authority))
 
     async def _release(self, effect: msg.ReleaseLease) -> None:
@@ -358,9 +373,11 @@ class Elector:
         try:
             await self.on_promoted(effect.authority, effect.ahead)
         except ModelsyncError as error:
+            self._note_trouble("promotion", error)
             log.warning("promotion.failed", error=str(error), next="the lease is given back")
             self._feed(msg.PrepareFailed(effect.authority, str(error)))
         else:
+            self._troubles.pop("promotion", None)
             self._feed(msg.Prepared(effect.authority))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

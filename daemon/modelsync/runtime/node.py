@@ -372,7 +372,7 @@ class Node:
         """The fields of ``node:ID``."""
         extra: dict[str, object] = {}
         for key, value in (
-            ("error", self.settings.config_error),
+            ("error", "; ".join(filter(None, (self.settings.config_error, self.elector.trouble)))),
             ("transfers", self.activator.transfers()),
             ("refusals", dict(list(self.office.refusals().items())[:50])),
             ("orphans", {name: self._orphan_paths(record) for name, record in self.book.orphans.items()}),
