@@ -15,7 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from modelsync.core.ids import Digest
-from modelsync.core.manifest import FileEntry
+from modelsync.core.manifest import CHUNK_BYTES, FileEntry
 from modelsync.edges import durable
 
 
@@ -27,7 +27,7 @@ def open_partial(path: Path, size_bytes: int) -> int:
     try:
         if os.fstat(descriptor).st_size != size_bytes:
             os.ftruncate(descriptor, 0)
-            if size_bytes:
+            if size_bytes > CHUNK_BYTES:  # for one chunk it only gives the fsync an extent to convert
                 os.posix_fallocate(descriptor, 0, size_bytes)
     except BaseException:
         os.close(descriptor)
