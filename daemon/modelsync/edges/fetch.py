@@ -43,6 +43,8 @@ Answer = TypeVar("Answer")
 
 TIMEOUT_S = 5.0
 """Silence on a connection for this long means another peer is asked; below the 10 s in which a daemon must stop."""
+SILENT_S = 60.0
+"""How long a peer that did not answer is asked after the others: a host without power costs TIMEOUT_S each time."""
 CHUNK_TIMEOUT_S = 60.0
 """A peer that takes longer for one chunk (below 17 KB/s) is given up, however steadily it drips."""
 _WRITEBACK_BYTES = 32 << 20
@@ -121,6 +123,7 @@ class Fetcher:
         self._limiter = limiter
         self._headers = headers
         self._connections = Connections()
+        self._silent_until_s: dict[str, float] = {}
         self._guard = threading.Lock()
         self._under_way: dict[Digest, threading.Event] = {}
 
@@ -129,8 +132,10 @@ class Fetcher:
 
     # --- documents --------------------------------------------------------------------------------------------------
 
-    def document(self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress) -> bytes:
-        """A manifest or chunk list, from the first peer that has it right; kept in the store.
+    def document(
+        self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress, *, keep: bool = True
+    ) -> bytes:
+        """A manifest or chunk list, from the first peer that has it right; kept in the store unless the caller does.
 
         Raises: the last peer's fault, when all have failed.
         """
@@ -138,7 +143,8 @@ class Fetcher:
         if data is not None:
             return data
         data = self._from_any(peers, progress, lambda peer: self._read_document(peer, digest, max_bytes, progress))
-        self._store.put_document(data)
+        if keep:
+            self._store.put_document(data)
         return data
 
     def _read_document(self, peer: Peer, digest: Digest, max_bytes: int, progress: Progress) -> bytes:
@@ -155,16 +161,18 @@ class Fetcher:
                 raise _mismatch(str(digest), None, digest, actual, peer)
         return bytes(data)
 
-    @staticmethod
-    def _from_any(peers: Sequence[Peer], progress: Progress, ask: Callable[[Peer], Answer]) -> Answer:
-        """Ask one peer after another; those that gave wrong bytes in this pull come last."""
+    def _from_any(self, peers: Sequence[Peer], progress: Progress, ask: Callable[[Peer], Answer]) -> Answer:
+        """Ask one peer after another; those that gave wrong bytes in this pull, or were silent lately, come last."""
         fault: ModelsyncError = PeerUnavailable(peer="any", reason="no peer that could have it is known")
         lies = Counter(error.source for error in progress.blamed if isinstance(error, DigestMismatch))
-        for peer in sorted(peers, key=lambda peer: lies[peer.id]):
+        now_s = time.monotonic()
+        for peer in sorted(peers, key=lambda peer: (lies[peer.id], self._silent_until_s.get(peer.id, 0.0) > now_s)):
             _require_going_on(progress)
             try:
                 return ask(peer)
             except (PeerRefused, PeerUnavailable, DigestMismatch) as error:
+                if isinstance(error, PeerUnavailable):
+                    self._silent_until_s[peer.id] = time.monotonic() + SILENT_S
                 fault = _without_frames(error)
                 progress.blamed.append(fault)
         _require_going_on(progress)
