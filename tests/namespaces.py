@@ -115,10 +115,10 @@ class Network:
 
     def _apply(self) -> None:
         rules = "".join(f"ip saddr {self.address(a)} ip daddr {self.address(b)} drop\n" for a, b in self._cuts)
-        table = f"table bridge cuts {{ chain forward {{ type filter hook forward priority 0; {rules} }} }}"
+        table = f"table bridge cuts {{\nchain forward {{\ntype filter hook forward priority 0;\n{rules}}}\n}}"
         script = f"table bridge cuts {{}}\ndelete table bridge cuts\n{table}\n"
-        words = ["ip", "netns", "exec", self._lan, "nft", "-f", "-"]
-        subprocess.run(words, input=script, text=True, check=True)
+        with self.inside():
+            subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
 
     def _namespace(self, name: str) -> str:
         return f"{self._lan}-{name}" if name else self._lan

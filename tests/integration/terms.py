@@ -22,8 +22,8 @@ TTL_S = 1.6
 class Ledger:
     """Every publish that some daemon accepted, and what stood in the log before it could be wiped."""
 
-    accepted: list[tuple[str, int, str, int]] = field(default_factory=list)
-    """Model, version, digest, epoch."""
+    accepted: list[tuple[str, int, str, int, str]] = field(default_factory=list)
+    """Model, version, digest, epoch, and the daemon that accepted it."""
     log: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def publish(self, daemon: Daemon, model: str, data: bytes, timeout_s: float = 20.0) -> tuple[int, dict[str, Any]]:
@@ -39,7 +39,8 @@ class Ledger:
         if response.status not in (200, 201):
             return response.status, {}
         answer = json.loads(text)
-        self.accepted.append((model, answer["version"], answer["digest"], int(answer["id"].partition("-")[0])))
+        epoch = int(answer["id"].partition("-")[0])
+        self.accepted.append((model, answer["version"], answer["digest"], epoch, daemon.name))
         return response.status, answer
 
     def await_accepted(self, daemons: Iterable[Daemon], model: str, data: bytes, timeout_s: float = 20.0) -> Any:
@@ -73,7 +74,8 @@ class Ledger:
         for daemon in daemons:
             for model, number, digest in catalog_of(daemon):
                 contents.setdefault((model, number), set()).add(digest)
-        for model, number, digest, _ in self.accepted:
+        for model, number, digest, epoch, name in self.accepted:
+            writers.setdefault(epoch, set()).add(name)
             contents.setdefault((model, number), set()).add(digest)
         assert all(len(names) == 1 for names in writers.values()), writers
         twice = {key: found for key, found in contents.items() if len(found) > 1}
