@@ -277,6 +277,8 @@ class LogChanges:
     lease: LeaseView
     tail: EntryId
     names: Sequence[ModelName] | None
+    manifests: Sequence[bytes] = ()
+    """Small manifests that came along in the log, unchecked: whoever uses one compares its digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +406,9 @@ class LiveLinks(Protocol):
 class Puller(Protocol):
     """Bytes from peers into the store. Methods raise PeerUnavailable, PeerRefused, DigestMismatch, local faults."""
 
-    def document(self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress) -> bytes: ...
+    def document(
+        self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress, *, keep: bool = True
+    ) -> bytes: ...
 
     def file(self, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress) -> None: ...
 

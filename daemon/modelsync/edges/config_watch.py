@@ -10,7 +10,6 @@ This file must not know what is in the file.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,18 +28,20 @@ class ConfigWatch:
         quiet_s: how long it must have stood still.
     """
 
-    def __init__(self, path: Path, interval_s: float = 0.1, quiet_s: float = 0.2) -> None:
+    def __init__(self, path: Path, interval_s: float = 0.3, quiet_s: float = 0.2) -> None:
         self.path = path
         self._interval_s = interval_s
         self._quiet_s = quiet_s
         self._seen = signature(path)
         self._moving: Signature | None = None
         self._still_since_s = 0.0
-        self._poked = asyncio.Event()
+        self._look = asyncio.Event()
+        self._poked = False
 
     def poke(self) -> None:
         """Have the file re-read now, changed or not (SIGHUP). To be called in the event loop's thread."""
-        self._poked.set()
+        self._poked = True
+        self._look.set()
 
     async def changes(self) -> AsyncIterator[None]:
         """Yield whenever the file is to be read again; never ends.
@@ -50,11 +51,12 @@ class ConfigWatch:
         """
         loop = asyncio.get_running_loop()
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
-                    await self._poked.wait()
-            if self._poked.is_set():
-                self._poked.clear()
+            timer = loop.call_later(self._interval_s, self._look.set)
+            await self._look.wait()
+            timer.cancel()
+            self._look.clear()
+            if self._poked:
+                self._poked = False
                 yield
             elif self._changed(loop.time()):
                 yield

@@ -23,6 +23,8 @@ from modelsync.edges.durable import local_faults
 
 READ_BYTES = 1 << 20
 """Of the fallback for an event loop without sendfile; one manifest chunk."""
+SMALL_BYTES = 256 << 10
+"""Up to here a file is answered from memory: manifests, and models of which the wait matters more than the bytes."""
 WARM_BYTES = 8 << 20
 """Asked of the disk ahead of sendfile, which would otherwise hold up the event loop for each cold page."""
 
@@ -76,11 +78,13 @@ async def send(request: web.Request, download: Download) -> web.StreamResponse:
         ConnectionError: the receiver left, or the disk failed half way; the connection is broken off, so that a short
             body is never taken for a whole one.
     """
-    file, size_bytes = await asyncio.to_thread(_open, download.path)
+    file, size_bytes, whole = await asyncio.to_thread(_open, download.path)
     try:
         response, span = _answer(request, download, size_bytes)
         if span is None or request.method == "HEAD":
             return response
+        if len(whole) == size_bytes:
+            return _small(response, whole[span.offset_bytes : span.offset_bytes + span.count_bytes])
         await asyncio.to_thread(_warm, file, span)
         await response.prepare(request)
         if span.count_bytes:
@@ -91,7 +95,14 @@ async def send(request: web.Request, download: Download) -> web.StreamResponse:
         file.close()
 
 
-def _open(path: Path) -> tuple[BinaryIO, int]:
+def _small(response: web.StreamResponse, body: bytes) -> web.Response:
+    headers = response.headers.copy()
+    headers.pop("Content-Length", None)  # aiohttp counts the body itself
+    return web.Response(status=response.status, headers=headers, body=body)
+
+
+def _open(path: Path) -> tuple[BinaryIO, int, bytes]:
+    """The file, its size, and its bytes if they are few: then one thread and one write are all that it takes."""
     with local_faults(path, "open"):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -101,7 +112,8 @@ def _open(path: Path) -> tuple[BinaryIO, int]:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise web.HTTPNotFound(text="this node does not hold it")
-        return os.fdopen(descriptor, "rb", buffering=0), status.st_size
+        whole = os.pread(descriptor, SMALL_BYTES, 0) if status.st_size <= SMALL_BYTES else b""
+        return os.fdopen(descriptor, "rb", buffering=0), status.st_size, whole
 
 
 def _warm(file: BinaryIO, span: Span) -> None:

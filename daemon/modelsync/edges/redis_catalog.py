@@ -74,7 +74,9 @@ class RedisCatalog:
         if not oldest or _entry_id(oldest[0][0]) > after or len(entries) == LOG_READ:
             return LogChanges(lease, tail, None)
         named = {_text(fields.get(b"model", b"")) for _, fields in entries}
-        return LogChanges(lease, tail, sorted(legal for name in named if (legal := _legal(name)) is not None))
+        legal_names = sorted(legal for name in named if (legal := _legal(name)) is not None)
+        manifests = tuple(fields[b"manifest"] for _, fields in entries if b"manifest" in fields)
+        return LogChanges(lease, tail, legal_names, manifests)
 
     async def model_names(self) -> Sequence[ModelName]:
         async with redis_faults("read the names of models"):

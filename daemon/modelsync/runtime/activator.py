@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 
 import structlog
+from blake3 import blake3
 
+from modelsync.core import manifest as manifests
 from modelsync.core import policy, status
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
@@ -251,32 +253,45 @@ class Activator:
     ) -> AsyncIterator[tuple[Manifest, Digest]]:
         """Hold a version's verified bytes, steps 1 to 3, and keep them from garbage collection meanwhile."""
         digest = record.require(number).digest
-        found = await asyncio.to_thread(self._survey, digest)
-        if found is None:
+        held = await asyncio.to_thread(self._survey, digest)
+        kept: asyncio.Future[Digest] | None = None
+        if held is None:
             model.state = "pulling"
-            found = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
-        manifest, missing = found
+            fetched, data = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+            kept = asyncio.ensure_future(asyncio.to_thread(self._store.put_document, data))
+            held = fetched
+        manifest, missing = held
         with self._store.leased(manifest.referenced() | {digest}):
-            if missing:
-                await self._pull(manifest, missing, model)
+            try:
+                if missing:
+                    await self._pull(manifest, missing, model)
+            finally:
+                if kept is not None:
+                    await kept  # its fsyncs ran beside the pull; nothing refers to the manifest before step 5
             yield manifest, digest
 
     def _survey(self, digest: Digest) -> tuple[Manifest, Sequence[FileEntry]] | None:
         """A version's manifest and what of it is missing here; None without the manifest. Raises DiskFull."""
         manifest = self._store.manifest(digest)
-        if manifest is None:
-            return None
+        return None if manifest is None else (manifest, self._missing(manifest))
+
+    def _missing(self, manifest: Manifest) -> Sequence[FileEntry]:
         missing = self._store.missing(manifest)
         if missing:
             self._store.require_space(sum(entry.size_bytes for entry in missing))
-        return manifest, missing
+        return missing
 
-    def _fetch_manifest(self, name: ModelName, number: Version, digest: Digest) -> tuple[Manifest, Sequence[FileEntry]]:
-        self._puller.document(digest, self._peers(name, number), MANIFEST_BYTES, Progress())
-        found = self._survey(digest)
-        if found is None or (found[0].model, found[0].version) != (name, number):
+    def _fetch_manifest(
+        self, name: ModelName, number: Version, digest: Digest
+    ) -> tuple[tuple[Manifest, Sequence[FileEntry]], bytes]:
+        told = (data for data in self._book.manifests if blake3(data).digest() == digest.raw)
+        data = next(told, None) or self._puller.document(
+            digest, self._peers(name, number), MANIFEST_BYTES, Progress(), keep=False
+        )
+        manifest = manifests.decode(data)
+        if (manifest.model, manifest.version) != (name, number):
             raise LayoutCorrupt(path=str(digest), reason="the manifest is not of the version that was published")
-        return found
+        return (manifest, self._missing(manifest)), data
 
     async def _pull(self, manifest: Manifest, missing: Sequence[FileEntry], model: _Model) -> None:
         """Steps 1 to 3 for what is not held, a bounded number of files at a time."""

@@ -7,7 +7,7 @@ to Redis (the publisher does).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
@@ -41,6 +41,8 @@ class Book:
         self.nodes: list[NodeReport] = []
         self._unsaved: set[ModelName] = set()
         self._unsaved_orphans: set[ModelName] = set()
+        self.manifests: Sequence[bytes] = ()
+        """Manifests that came along with the last changes, unchecked; a pull begins with them."""
         self.refused_epoch = 0
         """The last epoch that Redis showed and this node refused."""
         self.redis_behind = False
@@ -91,6 +93,7 @@ class Book:
             for name, reason in read.faults.items():
                 log.warning("record.refused", model=name, reason=reason, next="the record on disk stays in force")
             changed = self._merge(read.records)
+            self.manifests = changes.manifests
             if changed:
                 on_change(changed)
             await self._save(read.fleet, changes.tail)

@@ -359,10 +359,13 @@ class Node:
             await self.catalog.announce(text)
 
     async def _report_loop(self) -> None:
+        nodes_due_s = 0.0
         while True:
             try:
                 await self.catalog.report(self.identity.node, self.report())
-                await self._refresh_nodes()
+                if self.clock.boottime_s() >= nodes_due_s:  # not after each report of a busy node: it costs N reads
+                    nodes_due_s = self.clock.boottime_s() + REPORT_EVERY_S
+                    await self._refresh_nodes()
             except ModelsyncError as error:
                 self._redis_failed(error)
             await _wait(self._report_wake, REPORT_EVERY_S)

@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
 
+INLINE_MANIFEST_BYTES = 4096
+"""A manifest up to this size goes along in the log: a replica then saves a request before it can begin to pull."""
 SETTLE_TRIES = 5
 SETTLE_PAUSE_S = 0.2
 
@@ -111,10 +113,13 @@ class Publisher:
             return known
         authority = self._require_authority()
         manifest = self._manifest(draft, files, record, content, self._book.next_id(authority.epoch))
-        digest = await asyncio.to_thread(self._store.put_document, manifests.encode(manifest))
+        data = manifests.encode(manifest)
+        digest = await asyncio.to_thread(self._store.put_document, data)
         entry = _entry(manifest, digest)
         after = catalog.published(record, manifest.version, entry)
-        await self._write(record, after, "published", manifest.version, digest, note=draft.note, by=draft.author)
+        await self._write(
+            record, after, "published", manifest.version, digest, note=draft.note, by=draft.author, data=data
+        )
         log.info(
             "version.published",
             model=draft.model,
@@ -253,6 +258,7 @@ class Publisher:
         *,
         note: str,
         by: str,
+        data: bytes = b"",
     ) -> None:
         authority = self._require_authority()
         written, removed = catalog.changed_fields(before, after)
@@ -264,6 +270,8 @@ class Publisher:
             log_fields["version"] = str(version)
         if digest is not None:
             log_fields["digest"] = str(digest)
+        if 0 < len(data) <= INLINE_MANIFEST_BYTES:
+            log_fields["manifest"] = data.decode()
         text = announcement(
             event,
             self._fleet,
