@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110, ASYNC240  (a test may block its own loop for the length of a small write)
+
 """Every way in which an editor leaves a new file behind, on a real file system."""
 
 from __future__ import annotations
