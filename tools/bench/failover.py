@@ -79,16 +79,17 @@ def switchovers(fleet: Falling, scratch: Path, runs: int) -> list[float]:
 
 def switch_over(urls: list[str]) -> None:
     """Ask for one and wait until it is done."""
-    epoch = status(urls[0])["epoch"]
+    before = (status(urls[0]).get("switchover") or {}).get("since")
     asyncio.run(ask(urls[0], "switchover"))
-    until(lambda: status(urls[0]).get("epoch", 0) > epoch and job(urls[0])["state"] != "handing over", "it to be done")
-    if job(urls[0])["state"] != "done":
-        raise SystemExit(f"a switchover failed: {job(urls[0])}")
+    job: dict[str, Any] = {}
 
+    def ended() -> bool:
+        job.update(status(urls[0]).get("switchover") or {})
+        return job.get("since") not in (None, before) and job["state"] != "handing over"
 
-def job(url: str) -> dict[str, Any]:
-    found: dict[str, Any] = status(url)["switchover"]
-    return found
+    until(ended, "the switchover to end")
+    if job["state"] != "done":
+        raise SystemExit(f"a switchover failed: {job}")
 
 
 async def ask(url: str, command: str) -> None:
