@@ -140,6 +140,8 @@ class World:
         faults = [f"the work done again: {error}"] if error else []
         if not self._resolves(root, "current", [self.final()]):
             faults.append("current is not the new version after the work was done again")
+        if self.work in ("publish", "pull") and not self._resolves(root, "previous", [self.first]):
+            faults.append("previous is not the old version after the work was done again")
         left = temporaries(root / "state", root / "live")
         faults += [f"left over: {path}" for path in left]
         if self.work == "collect":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import select
 import threading
 import time
 from collections import Counter
@@ -94,8 +95,11 @@ class Connections:
     def take(self, url: str) -> http.client.HTTPConnection:
         with self._guard:
             idle = self._idle.get(url)
-            if idle:
-                return idle.pop()
+            while idle:
+                connection = idle.pop()
+                if not _has_spoken(connection):
+                    return connection
+                connection.close()
         parts = urlsplit(url)
         return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
 
@@ -113,6 +117,13 @@ class Connections:
                 for connection in idle:
                     connection.close()
             self._idle.clear()
+
+
+def _has_spoken(connection: http.client.HTTPConnection) -> bool:
+    """Whether an idle connection was closed, or holds bytes that nobody asked for: a body longer than announced."""
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 class Fetcher:
