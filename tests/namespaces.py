@@ -1,4 +1,4 @@
-"""Hosts as network namespaces, for what a process alone cannot show: cut and one-way links, and a host whose power is cut.
+"""Hosts as network namespaces, for what a process alone cannot show: cut and one-way links, a host that loses power.
 
 The hosts hang on a bridge in a namespace of its own, where a test sits and reaches all of them whatever it has cut
 between them. Nothing of the machine itself is touched. Needs root, ``ip`` and ``nft``.

@@ -23,6 +23,9 @@ from modelsync.ports import Catalog, CatalogDisk, EpochLedger, LeaseView
 log = structlog.get_logger()
 
 
+SAVE_PAUSE_S = 0.015
+"""The switch that was just woken has the disk to itself for this long: our fsyncs would hold up its own."""
+
 OnChange = Callable[[set[ModelName]], None]
 
 
@@ -96,6 +99,7 @@ class Book:
             self.manifests = changes.manifests
             if changed:
                 on_change(changed)
+                await asyncio.sleep(SAVE_PAUSE_S)
             await self._save(read.fleet, changes.tail)
 
     async def _accepts(self, lease: LeaseView) -> bool:

@@ -45,6 +45,8 @@ REPORT_EVERY_S = 2.0
 REPORT_PAUSE_S = 0.03
 """What changes within this time is told in one report, and the switch that is under way goes first."""
 COLLECT_EVERY_S = 600.0
+COLLECT_PAUSE_S = 30.0
+"""After an activation, so that a series of publishes is cleaned up after once, and none of them waits for it."""
 REDIS_PAUSE_S = (0.2, 5.0)
 """First and longest pause before Redis is tried again, each with jitter so that a fleet does not return in step."""
 
@@ -410,7 +412,7 @@ class Node:
     async def _collect_loop(self) -> None:
         while True:
             await _wait(self._collect_wake, COLLECT_EVERY_S)
-            await asyncio.sleep(1.0)  # after an activation, not in its way
+            await asyncio.sleep(COLLECT_PAUSE_S)
             with contextlib.suppress(LocalFault):
                 await self.collect()
 
