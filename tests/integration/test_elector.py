@@ -347,3 +347,25 @@ async def test_a_storm_of_nudges_costs_few_reads(valkey: EmbeddedRedis, tmp_path
             elector.nudge()
         await asyncio.sleep(HEARTBEAT_S)
         assert len(reads) < 5
+
+
+async def test_a_nudge_within_a_turn_is_heard_after_it(valkey: EmbeddedRedis, tmp_path: Path) -> None:
+    """The turn may have read the lease just before it was handed to this node: not to wait for the next heartbeat."""
+    async with fleet(valkey.url, tmp_path, "a", "b", "c") as nodes:
+        elector = nodes.start("a", role="replica")
+        await asyncio.sleep(2 * HEARTBEAT_S)
+        read, began, go_on = elector._coordinator.read, asyncio.Event(), asyncio.Event()
+        reads: list[float] = []
+
+        async def held() -> object:
+            reads.append(asyncio.get_running_loop().time())
+            began.set()
+            await go_on.wait()
+            return await read()
+
+        elector._coordinator.read = held  # type: ignore[method-assign, assignment]
+        await began.wait()
+        elector.nudge()
+        go_on.set()
+        await asyncio.sleep(HEARTBEAT_S)
+        assert reads[1] - reads[0] < HEARTBEAT_S / 4

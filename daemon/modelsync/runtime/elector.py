@@ -112,6 +112,7 @@ class Elector:
         self._state = _initial(identity, settings, ledger)
         self._todo: deque[msg.Effect] = deque()
         self._wake = asyncio.Event()
+        self._nudged = False
         self._turn = asyncio.Lock()
         self._beside: set[asyncio.Task[None]] = set()
         self._tick_s = self.beat
@@ -170,9 +171,12 @@ class Elector:
 
     def nudge(self) -> None:
         """Something was heard of the lease: look at it now rather than with the next heartbeat."""
-        # A storm of announcements costs one read, and none while a turn is under way: a second read of the same lease
-        # beside an acquire would start a second claim, and the first grant would be given back.
-        if not self._todo and not self._turn.locked():
+        # A storm of announcements costs one read, and while a turn is under way one after it: a second read of the same
+        # lease beside an acquire would start a second claim, and the first grant would be given back. None would be too
+        # few: the turn may have read what the announcement says is over.
+        if self._todo or self._turn.locked():
+            self._nudged = True
+        else:
             self._feed(msg.Ticked())
 
     async def note_members(self, members: frozenset[str]) -> None:
@@ -222,6 +226,9 @@ class Elector:
             await self._carry_out()
             self.beat = now_s = self._clock.boottime_s()
             wake_s = election.wake_at_s(self._state)
+            if self._nudged:
+                self._nudged = False
+                return
             if now_s >= due_s or (wake_s is not None and now_s >= wake_s > self._tick_s):
                 return
             until_s = due_s if wake_s is None or wake_s <= self._tick_s else min(due_s, wake_s)
