@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
 
 from modelsync.edges.embedded_redis import EmbeddedRedis
+
+# scikit-learn warns when a forest predicts in a thread of ours; it is right, and no concern of this demonstration.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"sklearn\.utils\.parallel")
 
 MODEL = "tumour"
 NODES = ("alpha", "beta", "gamma")
