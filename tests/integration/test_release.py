@@ -72,6 +72,7 @@ def test_a_redis_that_refuses_or_is_away_is_said(tmp_path: Path) -> None:
     client = redis.Redis.from_url(server.url, decode_responses=True)
     try:
         until(lambda: client.hget(LEASE, "state") == "held", "the lease")
+        until((daemon.state / "fleet.json").exists, "the grant on its own disk, and the first entry of its term")
         daemon.kill()
         client.config_set("requirepass", "changed")
         refused = released(daemon)

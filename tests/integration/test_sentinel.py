@@ -105,7 +105,7 @@ def daemons(watched: Watched, tmp_path: Path) -> Iterator[list[Daemon]]:
     try:
         for daemon in made:
             daemon.start()
-        until(lambda: in_step(made), "a fleet in step", 30)
+        until(lambda: in_step(made), "a fleet in step", 60)
         yield made
     finally:
         for daemon in made:
