@@ -49,6 +49,7 @@ def mounted(image: Path, *, new: bool = False, options: str = "loop") -> Iterato
         yield directory
     finally:
         _unmount(directory)
+        directory.rmdir()
 
 
 def _unmount(directory: Path) -> None:
@@ -77,6 +78,7 @@ class Cuts:
     forced: bool
     checked: bool = False
     """Whether e2fsck looks at each image after its journal was replayed."""
+    _cuts: int = 0
 
     def points(self, choice: Choice = every) -> Iterator[Point]:
         image = self.directory / "disk.img"
@@ -90,24 +92,31 @@ class Cuts:
                     if choice(index, call):
                         if self.forced:
                             _commit(disk / "another process's file")
-                        _copy(image, self.directory / "cut.img")
-                        yield self._point(f"after {call}", root, url)
+                        yield self._point(image, f"after {call}", root, url)
                 if not self.forced and choice(0, Call("exit_group", 1, f"{root}/live/")):
-                    _copy(image, self.directory / "cut.img")
-                    yield self._point("after its end", root, url, ended=True)
+                    yield self._point(image, "after its end", root, url, ended=True)
 
-    def _point(self, name: str, root: Path, url: str, *, ended: bool = False) -> Point:
+    def _point(self, image: Path, name: str, root: Path, url: str, *, ended: bool = False) -> Point:
         """``ended``: the work reported that it was done, so its outcome must have survived the cut."""
-        cut = self.directory / "cut.img"
+        # A name of its own: mounting a file again that is still mounted somewhere shows the old mount's content.
+        self._cuts += 1
+        cut = self.directory / f"cut-{self._cuts}.img"
+        _copy(image, cut)
+        faults = _replayed(cut) if self.checked else []
         with mounted(cut) as disk:
-            faults = self.world.broken(disk / "root")
+            faults += self.world.broken(disk / "root")
             faults += self.world.lost(disk / "root") if ended else []
             faults += self.world.unfinished(disk / "root", url)
-        if self.checked:
-            result = subprocess.run(["e2fsck", "-fn", str(cut)], check=False, capture_output=True, text=True)
-            faults += [f"e2fsck: {result.stdout[-500:]}"] if result.returncode else []
+        cut.unlink()
         world = f"{self.world.name}{' forced' if self.forced else ''}"
         return Point(world, name.replace(str(root), ""), tuple(faults))
+
+
+def _replayed(cut: Path) -> list[str]:
+    """Replay the journal as a mount would, and have the whole file system looked at."""
+    subprocess.run(["e2fsck", "-E", "journal_only", "-fy", str(cut)], check=False, capture_output=True)
+    result = subprocess.run(["e2fsck", "-fn", str(cut)], check=False, capture_output=True, text=True)
+    return [f"e2fsck: {result.stdout[-500:]}"] if result.returncode else []
 
 
 def _copy(image: Path, cut: Path) -> None:
