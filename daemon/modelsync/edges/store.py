@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import shutil
 import threading
@@ -332,15 +331,12 @@ class Store:
                     if not self._leases[digest]:
                         del self._leases[digest]
 
-    def collect(
-        self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
-    ) -> dict[str, int]:
+    def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]:
         """Remove trees, manifests, objects and half-pulled files that no kept version refers to; views go first.
 
         Args:
             keep: manifest digests by model. A model that is not named is one that this node forgot (its catalog file
                 was lost), not one that nobody wants: it keeps all its trees.
-            at_most: stop after so many, of all kinds together; the rest is left to the next call.
         Returns:
             What was (or with ``dry_run`` would be) removed: trees, documents, objects, size_bytes.
         Raises: DiskFailed; MalformedMessage if a kept manifest cannot be read (nothing is removed then).
@@ -349,26 +345,25 @@ class Store:
             kept = self._kept(keep)
             referenced = self._referenced(kept)
             removed = {"trees": 0, "documents": 0, "objects": 0, "size_bytes": 0}
-            garbage = itertools.chain(
-                (("trees", path) for path in self._stale_trees(kept)),
-                (("documents", path) for path in self._stale_files(self.manifests, referenced)),
-                (("objects", path) for path in self._stale_objects(referenced, shared=dry_run)),
-            )
-            for kind, path in itertools.islice(garbage, at_most):
-                removed[kind] += 1
-                if kind == "objects":
-                    removed["size_bytes"] += path.stat(follow_symlinks=False).st_size
+            for path in self._stale_trees(kept):
+                removed["trees"] += 1
                 if not dry_run:
-                    self._discard(path)
+                    aside = self.new_temporary("gone")
+                    os.rename(path, aside)
+                    _remove(aside)
+            for path in self._stale_files(self.manifests, referenced):
+                removed["documents"] += 1
+                if not dry_run:
+                    os.unlink(path)
+            for path in self._stale_objects(referenced):
+                info = path.stat(follow_symlinks=False)
+                if info.st_nlink > 1 and not dry_run:
+                    continue  # a kept tree whose manifest is damaged still holds it: removing it would free nothing
+                removed["objects"] += 1
+                removed["size_bytes"] += info.st_size
+                if not dry_run:
+                    os.unlink(path)
             return removed
-
-    def _discard(self, path: Path) -> None:
-        if not path.is_dir():
-            os.unlink(path)
-            return
-        aside = self.new_temporary("gone")
-        os.rename(path, aside)
-        _remove(aside)
 
     def _kept(self, keep: dict[ModelName, frozenset[Digest]]) -> dict[str, set[str]]:
         """Names of the trees to keep, by model."""
@@ -394,14 +389,10 @@ class Store:
             if (self.trees / model).is_dir():
                 yield from self._stale_files(self.trees / model, trees)
 
-    def _stale_objects(self, referenced: set[str], *, shared: bool) -> Iterator[Path]:
-        """``shared``: also those that a tree still holds."""
+    def _stale_objects(self, referenced: set[str]) -> Iterator[Path]:
         yield from self._stale_files(self.partial, referenced)
         for shard in os.listdir(self.objects):
-            for path in self._stale_files(self.objects / shard, referenced):
-                # A kept tree whose manifest is damaged may still hold it: removing it would free nothing.
-                if shared or path.stat(follow_symlinks=False).st_nlink == 1:
-                    yield path
+            yield from self._stale_files(self.objects / shard, referenced)
 
     @staticmethod
     def _stale_files(directory: Path, referenced: set[str]) -> Iterator[Path]:
