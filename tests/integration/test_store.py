@@ -325,6 +325,19 @@ def test_garbage_is_what_no_kept_version_refers_to(disk: Disk) -> None:
     assert disk.store.collect(kept) == dict.fromkeys(expected, 0)
 
 
+def test_a_lease_on_a_chunk_list_is_kept_and_not_read_as_a_manifest(disk: Disk) -> None:
+    large = Content({"model.bin": noise(5, 17 << 20)})
+    manifest, digest = disk.publish(large, 1)
+    chunk_list = manifest.files[0].chunk_list
+    assert chunk_list is not None
+    with disk.store.leased(manifest.referenced() | {digest}):
+        disk.store.collect({FRAUD: frozenset()})
+        assert disk.store.read_document(chunk_list) is not None
+        assert disk.store.manifest(digest) == manifest and disk.store.missing(manifest) == []
+    disk.store.collect({FRAUD: frozenset()})
+    assert disk.store.read_document(chunk_list) is None
+
+
 def test_a_model_that_this_node_forgot_keeps_everything(disk: Disk) -> None:
     manifest, digest = disk.publish(ONE, 1)
     assert sum(disk.store.collect({}).values()) == 0

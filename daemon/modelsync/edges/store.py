@@ -343,9 +343,10 @@ class Store:
         """
         with local_faults(self.root, "collect garbage"), self._guard:
             kept = self._kept(keep)
-            referenced = self._referenced(kept)
+            leased = {digest.hex for digest in self._leases}
+            referenced = self._referenced(kept) | leased
             removed = {"trees": 0, "documents": 0, "objects": 0, "size_bytes": 0}
-            for path in self._stale_trees(kept):
+            for path in self._stale_trees(kept, leased):
                 removed["trees"] += 1
                 if not dry_run:
                     aside = self.new_temporary("gone")
@@ -366,17 +367,17 @@ class Store:
             return removed
 
     def _kept(self, keep: dict[ModelName, frozenset[Digest]]) -> dict[str, set[str]]:
-        """Names of the trees to keep, by model."""
-        leased = {digest.hex for digest in self._leases}
+        """Manifests to keep, which are also the names of their trees, by model."""
         kept: dict[str, set[str]] = {}
         for name in os.listdir(self.trees):
-            kept[name] = {path.name for path in self.trees.glob(f"{name}/{'[0-9a-f]' * 64}")} | leased
+            kept[name] = {path.name for path in self.trees.glob(f"{name}/{'[0-9a-f]' * 64}")}
         for model, digests in keep.items():
-            kept[model] = {digest.hex for digest in digests} | leased
+            kept[model] = {digest.hex for digest in digests}
         return kept
 
     def _referenced(self, kept: dict[str, set[str]]) -> set[str]:
-        names = {digest.hex for digest in self._leases}
+        """Kept manifests and all they name. Leases are not looked into: they name whole versions, chunk lists too."""
+        names: set[str] = set()
         for hexadecimal in set().union(*kept.values()):
             names.add(hexadecimal)
             version = self.manifest(Digest(bytes.fromhex(hexadecimal)))
@@ -384,10 +385,10 @@ class Store:
                 names.update(item.hex for item in version.referenced())
         return names
 
-    def _stale_trees(self, kept: dict[str, set[str]]) -> Iterator[Path]:
+    def _stale_trees(self, kept: dict[str, set[str]], leased: set[str]) -> Iterator[Path]:
         for model, trees in kept.items():
             if (self.trees / model).is_dir():
-                yield from self._stale_files(self.trees / model, trees)
+                yield from self._stale_files(self.trees / model, trees | leased)
 
     def _stale_objects(self, referenced: set[str]) -> Iterator[Path]:
         yield from self._stale_files(self.partial, referenced)

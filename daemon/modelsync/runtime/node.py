@@ -22,7 +22,6 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import (
     AuthorityLost,
     IntegrityFault,
-    LocalFault,
     ModelsyncError,
     PeerUnavailable,
     RemoteFault,
@@ -413,11 +412,13 @@ class Node:
         while True:
             await _wait(self._collect_wake, COLLECT_EVERY_S)
             await asyncio.sleep(COLLECT_PAUSE_S)
-            with contextlib.suppress(LocalFault):
+            try:
                 await self.collect()
+            except ModelsyncError as error:
+                log.warning("garbage.uncollected", error=str(error), next="nothing was removed; tried again later")
 
     async def collect(self, *, dry_run: bool = False) -> dict[str, int]:
-        """Remove what no retained version needs. Raises LocalFault."""
+        """Remove what no retained version needs. Raises LocalFault, MalformedMessage of a damaged kept manifest."""
         async with self.publisher.gate.alone():
             keep = {name: self._retained(record) for name, record in self.book.records.items()}
             removed = await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run)
