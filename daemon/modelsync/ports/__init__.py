@@ -1,0 +1,37 @@
+"""What the inside of modelsync needs of the world, as Protocols: edges implement them, runtime calls them.
+
+Nothing is decided here. Every method says what it raises, in the words of ``core.errors``.
+"""
+
+from __future__ import annotations
+
+from modelsync.core.layout import SourceFile as SourceFile
+from modelsync.core.lease import Authority as Authority
+from modelsync.core.lease import LeaseView as LeaseView
+from modelsync.core.promise import Promise as Promise
+from modelsync.ports.authority import Coordinator as Coordinator
+from modelsync.ports.authority import EpochLedger as EpochLedger
+from modelsync.ports.authority import PromisePeers as PromisePeers
+from modelsync.ports.bus import Bus as Bus
+from modelsync.ports.bus import CommandHeard as CommandHeard
+from modelsync.ports.bus import Woken as Woken
+from modelsync.ports.catalog import Catalog as Catalog
+from modelsync.ports.catalog import CatalogRead as CatalogRead
+from modelsync.ports.catalog import Change as Change
+from modelsync.ports.catalog import LogChanges as LogChanges
+from modelsync.ports.clock import Clock as Clock
+from modelsync.ports.disk import ActiveRecord as ActiveRecord
+from modelsync.ports.disk import CatalogDisk as CatalogDisk
+from modelsync.ports.disk import LiveLinks as LiveLinks
+from modelsync.ports.disk import Peer as Peer
+from modelsync.ports.disk import Progress as Progress
+from modelsync.ports.disk import Puller as Puller
+from modelsync.ports.disk import VersionStore as VersionStore
+from modelsync.ports.node_api import NodeApi as NodeApi
+from modelsync.ports.node_api import Published as Published
+from modelsync.ports.node_api import Upload as Upload
+from modelsync.ports.sources import Listing as Listing
+from modelsync.ports.sources import ReadySource as ReadySource
+from modelsync.ports.sources import Scanner as Scanner
+from modelsync.ports.sources import Sources as Sources
+from modelsync.ports.sources import Watch as Watch

@@ -1,0 +1,72 @@
+"""The catalog as Redis holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.fleet import FleetRecord
+from modelsync.core.ids import EntryId, ModelName, NodeId, Version
+from modelsync.core.lease import Authority, LeaseView
+from modelsync.core.status import NodeReport
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One catalog change as it is written: the log entry, the model's changed fields, the announcement."""
+
+    id: EntryId
+    model: str
+    """Empty for a change of the fleet, not of a model."""
+    version: Version | None
+    digest: str | None
+    log: Mapping[str, str]
+    written: Mapping[str, str]
+    removed: Sequence[str]
+    announcement: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogChanges:
+    """The lease, and what the log says has changed: its end, and the models named since; None where it does not reach
+    back so far."""
+
+    lease: LeaseView
+    tail: EntryId
+    names: Sequence[ModelName] | None
+    manifests: Sequence[bytes] = ()
+    """Small manifests that came along in the log, unchecked: whoever uses one compares its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRead:
+    """Records as Redis has them; one that cannot be parsed is left out, with its fault by its name."""
+
+    records: Sequence[ModelRecord]
+    fleet: FleetRecord
+    faults: Mapping[ModelName, str]
+
+
+class Catalog(Protocol):
+    """The catalog as Redis holds it. Every method raises RedisUnavailable, RedisRefused or MalformedMessage."""
+
+    async def changes(self, after: EntryId) -> LogChanges: ...
+
+    async def model_names(self) -> Sequence[ModelName]: ...
+
+    async def read(self, names: Sequence[ModelName]) -> CatalogRead: ...
+
+    async def append(self, authority: Authority, change: Change) -> None:
+        """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""
+
+    async def nodes(self) -> list[NodeReport]: ...
+
+    async def report(self, node: NodeId, fields: Mapping[str, str]) -> None: ...
+
+    async def forget(self, node: NodeId) -> None: ...
+
+    async def announce(self, text: str) -> None: ...
+
+    async def answer(self, text: str) -> None: ...

@@ -1,0 +1,134 @@
+"""This host's disk and what is pulled onto it. All methods block and run in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import ModelsyncError
+from modelsync.core.fleet import FleetRecord
+from modelsync.core.ids import Digest, EntryId, ModelName, Version
+from modelsync.core.layout import SourceFile
+from modelsync.core.manifest import FileEntry, Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A host to pull from; its id is what a log blames."""
+
+    id: str
+    url: str
+
+
+@dataclass
+class Progress:
+    """Counters of one pull, written by its threads and read by anyone."""
+
+    total_bytes: int = 0
+    done_bytes: int = 0
+    wire_bytes: int = 0
+    blamed: list[ModelsyncError] = field(default_factory=list)
+    cancelled: Event = field(default_factory=Event)
+
+
+class VersionStore(Protocol):
+    """STATE. Methods raise DiskFull, DiskFailed, LayoutCorrupt."""
+
+    def find(self, digest: Digest) -> Path | None: ...
+
+    def object_path(self, digest: Digest) -> Path: ...
+
+    def put_document(self, data: bytes) -> Digest: ...
+
+    def read_document(self, digest: Digest) -> bytes | None: ...
+
+    def manifest(self, digest: Digest) -> Manifest | None: ...
+
+    def chunk_digests(self, entry: FileEntry) -> tuple[Digest, ...] | None: ...
+
+    def missing(self, version: Manifest) -> list[FileEntry]: ...
+
+    def require_space(self, needed_bytes: int) -> None: ...
+
+    def tree_path(self, name: ModelName, digest: Digest) -> Path: ...
+
+    def build_tree(self, version: Manifest, digest: Digest) -> Path: ...
+
+    def tree_is_whole(self, version: Manifest, digest: Digest) -> bool: ...
+
+    def discard_tree(self, name: ModelName, digest: Digest) -> None: ...
+
+    def discard_damaged(self, version: Manifest, digest: Digest) -> list[str]: ...
+
+    def leased(self, digests: frozenset[Digest]) -> AbstractContextManager[None]: ...
+
+    def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]: ...
+
+    def ingest(self, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
+        """Copy the files of one version into the store. Raises SourceChanged, NotAModel, DiskFull, DiskFailed."""
+
+    def survey(self, root: Path) -> tuple[SourceFile, ...]:
+        """Every regular file below a directory of our own. Raises NotAModel, DiskFailed."""
+
+    def new_staging(self) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRecord:
+    """STATE/active/NAME.json: what this host means to run, fsynced before `current` is touched."""
+
+    model: ModelName
+    version: Version
+    digest: Digest
+    id: EntryId
+    """The catalog change that made it wanted: this host's high-water mark for the model."""
+    since_ms: int
+    previous_version: Version | None = None
+    previous_digest: Digest | None = None
+
+
+class LiveLinks(Protocol):
+    """LIVE. Methods raise DiskFull, DiskFailed."""
+
+    def active(self, name: ModelName) -> Digest | None: ...
+
+    def switch(self, record: ActiveRecord) -> None: ...
+
+    def write_record(self, record: ActiveRecord) -> None: ...
+
+    def records(self) -> dict[ModelName, ActiveRecord]: ...
+
+
+class Puller(Protocol):
+    """Bytes from peers into the store. Methods raise PeerUnavailable, PeerRefused, DigestMismatch, local faults."""
+
+    def document(
+        self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress, *, keep: bool = True
+    ) -> bytes: ...
+
+    def file(self, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress) -> None: ...
+
+
+class CatalogDisk(Protocol):
+    """STATE/catalog and STATE/sources.json. Methods raise DiskFull, DiskFailed, LayoutCorrupt."""
+
+    def load(self) -> dict[ModelName, ModelRecord]: ...
+
+    def save(self, record: ModelRecord) -> None: ...
+
+    def load_fleet(self) -> FleetRecord: ...
+
+    def save_fleet(self, record: FleetRecord) -> None: ...
+
+    def load_orphans(self) -> dict[ModelName, ModelRecord]: ...
+
+    def save_orphans(self, record: ModelRecord) -> None: ...
+
+    def load_sources(self) -> dict[str, tuple[SourceFile, ...]]: ...
+
+    def save_sources(self, sources: Mapping[str, tuple[SourceFile, ...]]) -> None: ...
