@@ -28,13 +28,14 @@ from modelsync.edges.catalog_files import CatalogFiles
 from modelsync.edges.clock import SystemClock
 from modelsync.edges.config_watch import ConfigWatch
 from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.fetch import Fetcher, RateLimiter
+from modelsync.edges.fetch import Fetcher
 from modelsync.edges.http_control import ControlClient
 from modelsync.edges.http_guard import EPOCH_HEADER, is_loopback
 from modelsync.edges.http_server import HttpServer
 from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
 from modelsync.edges.metrics import Metrics
+from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.redis_bus import RedisBus
 from modelsync.edges.redis_catalog import RedisCatalog
 from modelsync.edges.redis_lease import RedisLease

@@ -25,9 +25,10 @@ from modelsync.core.ids import Digest
 from modelsync.edges import store as store_file
 from modelsync.edges.catalog_files import CatalogFiles
 from modelsync.edges.durable import replace_file
-from modelsync.edges.fetch import Fetcher, RateLimiter
+from modelsync.edges.fetch import Fetcher
 from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
+from modelsync.edges.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
 store_file.RESERVE_BYTES = 0  # the file systems of these tests are small

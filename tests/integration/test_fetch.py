@@ -22,8 +22,9 @@ from tests.integration.lying_peer import Asked, LyingPeer, peers
 from modelsync.core.errors import DigestMismatch, DiskFull, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
-from modelsync.edges import fetch
-from modelsync.edges.fetch import Fetcher, RateLimiter
+from modelsync.edges import peer_connections
+from modelsync.edges.fetch import Fetcher
+from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.store import Store
 from modelsync.ports import Peer, Progress
 
@@ -295,8 +296,8 @@ def test_a_document_that_is_too_large_is_not_read(replica: Replica) -> None:
 
 
 def test_silence_and_dripping_are_given_up(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(fetch, "CHUNK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(peer_connections, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(peer_connections, "CHUNK_TIMEOUT_S", 0.5)
     with peers("silent", "dripping", "honest") as [silent, dripping, honest]:
         for each in (silent, dripping, honest):
             each.hold(DATA)

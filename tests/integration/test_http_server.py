@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -190,6 +191,23 @@ async def test_an_object_that_is_a_link_or_gone_is_not_served(node: FakeNode, ht
         assert b"private" not in await answer.read()
     async with http.get(f"/v1/objects/{gone}") as answer:
         assert answer.status == 404
+
+
+async def test_a_disk_that_fails_under_a_read_keeps_no_descriptor(
+    node: FakeNode, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = node.hold(b"small")
+
+    def fails(*_: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    async with http.get(f"/v1/objects/{digest}") as response:
+        assert response.status == 200
+    open_before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "pread", fails)
+    async with http.get(f"/v1/objects/{digest}") as response:
+        assert response.status >= 500
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 async def test_an_object_cut_short_while_it_is_sent_never_looks_whole(node: FakeNode) -> None:

@@ -108,12 +108,15 @@ def _open(path: Path) -> tuple[BinaryIO, int, bytes]:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise web.HTTPNotFound(text="this node no longer holds it") from error
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise web.HTTPNotFound(text="this node does not hold it")
+            whole = os.pread(descriptor, SMALL_BYTES, 0) if status.st_size <= SMALL_BYTES else b""
+            return os.fdopen(descriptor, "rb", buffering=0), status.st_size, whole
+        except BaseException:
             os.close(descriptor)
-            raise web.HTTPNotFound(text="this node does not hold it")
-        whole = os.pread(descriptor, SMALL_BYTES, 0) if status.st_size <= SMALL_BYTES else b""
-        return os.fdopen(descriptor, "rb", buffering=0), status.st_size, whole
+            raise
 
 
 def _warm(file: BinaryIO, span: Span) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Protocol
 
 from modelsync.core.catalog import ModelRecord
@@ -34,6 +34,13 @@ class Progress:
     wire_bytes: int = 0
     blamed: list[ModelsyncError] = field(default_factory=list)
     cancelled: Event = field(default_factory=Event)
+    _guard: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def add(self, *, done_bytes: int = 0, wire_bytes: int = 0) -> None:
+        """Count, from whichever of its threads."""
+        with self._guard:
+            self.done_bytes += done_bytes
+            self.wire_bytes += wire_bytes
 
 
 class VersionStore(Protocol):

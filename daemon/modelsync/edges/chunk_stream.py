@@ -1,0 +1,75 @@
+"""The bytes of one answer into a file: received, verified while hot, and only then written and counted.
+
+One buffer of a chunk's size is reused; recv, BLAKE3 and pwrite all release the GIL. This file must not know who is
+asked for what (fetch orders that), nor what an answer's head must look like (peer_connections).
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from modelsync.core.errors import DigestMismatch
+from modelsync.core.ids import Digest
+from modelsync.core.manifest import FileEntry
+from modelsync.core.transfer import Run
+from modelsync.edges import durable, partial_file
+from modelsync.edges.durable import local_faults
+from modelsync.edges.peer_connections import read_exactly
+from modelsync.edges.rate_limit import RateLimiter
+from modelsync.ports import Peer, Progress
+
+_WRITEBACK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FilePull:
+    """One file under way; ``verified`` grows."""
+
+    entry: FileEntry
+    chunks: Sequence[Digest]
+    path: Path
+    descriptor: int
+    verified: set[int]
+    progress: Progress
+
+
+def receive(response: http.client.HTTPResponse, peer: Peer, pull: FilePull, run: Run, limiter: RateLimiter) -> None:
+    """A run of chunks from a body that holds exactly them.
+
+    Raises:
+        PeerUnavailable, DigestMismatch: the peer is to blame; the chunks before are verified, written and counted.
+        DiskFull, DiskFailed: the file must be discarded.
+        TimedOut: cancelled.
+    """
+    buffer = memoryview(bytearray(pull.entry.chunk_bytes))
+    written_from = run.byte_range(pull.entry)[0]
+    for index in range(run.first, run.last + 1):
+        offset, size = pull.entry.chunk_range(index)
+        limiter.take(size, pull.progress.cancelled)
+        _receive_chunk(response, peer, pull, index, buffer[:size])
+        if offset + size - written_from >= _WRITEBACK_BYTES:
+            durable.start_writeback(pull.descriptor, written_from, offset + size - written_from)
+            written_from = offset + size
+
+
+def _receive_chunk(
+    response: http.client.HTTPResponse, peer: Peer, pull: FilePull, index: int, data: memoryview
+) -> None:
+    read_exactly(response, data, peer, pull.progress)
+    pull.progress.add(wire_bytes=len(data))
+    actual = Digest(blake3(data).digest())
+    if actual != pull.chunks[index]:
+        raise mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)
+    with local_faults(pull.path, "write"):
+        partial_file.write_at(pull.descriptor, data, pull.entry.chunk_range(index)[0])
+    pull.verified.add(index)
+    pull.progress.add(done_bytes=len(data))
+
+
+def mismatch(path: str, chunk: int | None, expected: Digest, actual: Digest, peer: Peer) -> DigestMismatch:
+    return DigestMismatch(path=path, chunk=chunk, expected=str(expected), actual=str(actual), source=peer.id)

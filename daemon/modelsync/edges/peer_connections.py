@@ -1,0 +1,154 @@
+"""One request to a peer and its answer: kept-alive connections, and what an answer must look like to be read at all.
+
+http.client on a plain socket: recv releases the GIL, so several pulls and the event loop run beside each other.
+aiohttp's stream was the alternative: it hands out a new bytes object for each read, on the event loop's own thread.
+This file must not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
+
+from modelsync.core.errors import PeerRefused, PeerUnavailable, TimedOut
+from modelsync.core.ids import Digest
+from modelsync.ports import Peer, Progress
+
+TIMEOUT_S = 5.0
+"""Silence on a connection for this long means another peer is asked; below the 10 s in which a daemon must stop."""
+CHUNK_TIMEOUT_S = 60.0
+"""A peer that takes longer for one chunk (below 17 KB/s) is given up, however steadily it drips."""
+_IDLE_CONNECTIONS = 4
+
+
+class Connections:
+    """Kept-alive connections by peer, so that a small pull costs one round trip.
+
+    Args:
+        headers: what every request carries, read anew for each: the epoch moves.
+    """
+
+    def __init__(self, headers: Callable[[], Mapping[str, str]]) -> None:
+        self._headers = headers
+        self._idle: dict[str, list[http.client.HTTPConnection]] = {}
+        self._guard = threading.Lock()
+
+    def _take(self, url: str) -> http.client.HTTPConnection:
+        with self._guard:
+            idle = self._idle.get(url)
+            while idle:
+                connection = idle.pop()
+                if not _has_spoken(connection):
+                    return connection
+                connection.close()
+        parts = urlsplit(url)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
+
+    def _give_back(self, url: str, connection: http.client.HTTPConnection) -> None:
+        with self._guard:
+            idle = self._idle.setdefault(url, [])
+            if len(idle) < _IDLE_CONNECTIONS:
+                idle.append(connection)
+                return
+        connection.close()
+
+    @contextlib.contextmanager
+    def get(self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None) -> Iterator[http.client.HTTPResponse]:
+        """One response whose status and range are exactly what was asked for.
+
+        Raises: PeerUnavailable, PeerRefused. The connection is kept only after a body that was read to its end.
+        """
+        try:
+            connection, response = self._request(peer, digest, byte_range)
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: its URL is none
+            raise PeerUnavailable(peer=peer.id, reason=f"{type(error).__name__}: {error}") from error
+        try:
+            _require_range(response, peer, byte_range)
+            yield response
+            if response.isclosed() and not response.will_close:
+                self._give_back(peer.url, connection)
+                return
+            connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise PeerUnavailable(peer=peer.id, reason=f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def _request(
+        self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        headers = {"Accept-Encoding": "identity", **self._headers()}
+        if byte_range is not None:
+            headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
+        while True:
+            connection = self._take(peer.url)
+            reused = connection.sock is not None
+            try:
+                connection.request("GET", f"/v1/objects/{digest}", headers=headers)
+                return connection, connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                if not reused:  # a kept connection may have been closed by the peer meanwhile; a fresh one tells
+                    raise
+
+    def close(self) -> None:
+        with self._guard:
+            for idle in self._idle.values():
+                for connection in idle:
+                    connection.close()
+            self._idle.clear()
+
+
+def _has_spoken(connection: http.client.HTTPConnection) -> bool:
+    """Whether an idle connection was closed, or holds bytes that nobody asked for: a body longer than announced."""
+    waiting = select.poll()
+    waiting.register(connection.sock, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _require_range(response: http.client.HTTPResponse, peer: Peer, byte_range: tuple[int, int] | None) -> None:
+    """Refuse redirects, encodings, and 200 or another range where a range was asked for."""
+    wanted = 200 if byte_range is None else 206
+    if response.status != wanted:
+        raise PeerRefused(peer=peer.id, status=response.status, reason=f"{wanted} was expected")
+    if response.getheader("Content-Encoding", "identity") != "identity":
+        raise PeerRefused(peer=peer.id, status=response.status, reason="an encoding that was not asked for")
+    if byte_range is None:
+        return
+    start, end = byte_range
+    got = response.getheader("Content-Range", "")
+    if not got.startswith(f"bytes {start}-{end - 1}/") or response.length != end - start:
+        raise PeerRefused(peer=peer.id, status=206, reason=f"range {got!r}, {response.length} bytes")
+
+
+def read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Peer, progress: Progress) -> None:
+    """Fill a buffer from a body of known length, in time, and give up when the pull is cancelled.
+
+    One recv at a time, which HTTPResponse.readinto() would not do: it returns only when the buffer is full, so a peer
+    that sends a byte every few seconds would hold this thread for weeks.
+    """
+    assert response.length is not None and response.length >= len(data), "whoever asked has looked at it"
+    filled, give_up_s = 0, time.monotonic() + CHUNK_TIMEOUT_S
+    while filled < len(data):
+        require_going_on(progress)
+        if time.monotonic() > give_up_s:
+            raise PeerUnavailable(peer=peer.id, reason=f"{filled} bytes in {CHUNK_TIMEOUT_S:g} s are too few")
+        size = response.fp.readinto1(data[filled:])
+        if not size:
+            raise PeerUnavailable(peer=peer.id, reason="the body ended early")
+        filled += size
+        response.length -= size
+    if response.length == 0:
+        response.read()  # nothing is left: this only tells the response so
+
+
+def require_going_on(progress: Progress) -> None:
+    if progress.cancelled.is_set():
+        raise TimedOut(what="pull", reached=f"cancelled at {progress.done_bytes} of {progress.total_bytes} bytes")
