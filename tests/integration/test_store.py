@@ -325,6 +325,18 @@ def test_garbage_is_what_no_kept_version_refers_to(disk: Disk) -> None:
     assert disk.store.collect(kept) == dict.fromkeys(expected, 0)
 
 
+def test_garbage_goes_in_slices_that_together_are_all_of_it(disk: Disk) -> None:
+    for number in range(1, 6):
+        _, digest = disk.publish(Content({"model.bin": noise(number, 5000), "b.bin": noise(number + 50, 100)}), number)
+    kept = {FRAUD: frozenset({digest})}
+    expected = disk.store.collect(kept, dry_run=True)
+    assert expected == {"trees": 4, "documents": 4, "objects": 8, "size_bytes": 4 * 5100}
+    slices = [disk.store.collect(kept, at_most=3) for _ in range(6)]
+    assert [sum(part.values()) - part["size_bytes"] for part in slices] == [3, 3, 3, 3, 3, 1]
+    assert {what: sum(part[what] for part in slices) for what in expected} == expected
+    assert sum(disk.store.collect(kept).values()) == 0
+
+
 def test_a_lease_on_a_chunk_list_is_kept_and_not_read_as_a_manifest(disk: Disk) -> None:
     large = Content({"model.bin": noise(5, 17 << 20)})
     manifest, digest = disk.publish(large, 1)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -22,6 +23,7 @@ from modelsync.core.ids import Digest, ModelName
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.edges import durable, state_lock
 from modelsync.edges.durable import local_faults
+from modelsync.edges.garbage import KINDS, Garbage
 
 FORMAT = "1"
 BATCH_FILES = 64
@@ -331,75 +333,36 @@ class Store:
                     if not self._leases[digest]:
                         del self._leases[digest]
 
-    def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]:
+    def collect(
+        self, keep: Mapping[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
+    ) -> dict[str, int]:
         """Remove trees, manifests, objects and half-pulled files that no kept version refers to; views go first.
 
         Args:
             keep: manifest digests by model. A model that is not named is one that this node forgot (its catalog file
                 was lost), not one that nobody wants: it keeps all its trees.
+            at_most: stop after so many, of all kinds together; the rest is left to the next call.
         Returns:
             What was (or with ``dry_run`` would be) removed: trees, documents, objects, size_bytes.
         Raises: DiskFailed; MalformedMessage if a kept manifest cannot be read (nothing is removed then).
         """
+        removed = dict.fromkeys((*KINDS, "size_bytes"), 0)
         with local_faults(self.root, "collect garbage"), self._guard:
-            kept = self._kept(keep)
-            leased = {digest.hex for digest in self._leases}
-            referenced = self._referenced(kept) | leased
-            removed = {"trees": 0, "documents": 0, "objects": 0, "size_bytes": 0}
-            for path in self._stale_trees(kept, leased):
-                removed["trees"] += 1
+            garbage = Garbage(self.root, keep, frozenset(self._leases), self.manifest)
+            for kind, path in itertools.islice(garbage.found(shared=dry_run), at_most):
+                removed[kind] += 1
+                if kind == "objects":
+                    removed["size_bytes"] += path.stat(follow_symlinks=False).st_size
                 if not dry_run:
-                    aside = self.new_temporary("gone")
-                    os.rename(path, aside)
-                    _remove(aside)
-            for path in self._stale_files(self.manifests, referenced):
-                removed["documents"] += 1
-                if not dry_run:
-                    os.unlink(path)
-            for path in self._stale_objects(referenced):
-                info = path.stat(follow_symlinks=False)
-                if info.st_nlink > 1 and not dry_run:
-                    continue  # a kept tree whose manifest is damaged still holds it: removing it would free nothing
-                removed["objects"] += 1
-                removed["size_bytes"] += info.st_size
-                if not dry_run:
-                    os.unlink(path)
-            return removed
+                    self._discard(path)
+        return removed
 
-    def _kept(self, keep: dict[ModelName, frozenset[Digest]]) -> dict[str, set[str]]:
-        """Manifests to keep, which are also the names of their trees, by model."""
-        kept: dict[str, set[str]] = {}
-        for name in os.listdir(self.trees):
-            kept[name] = {path.name for path in self.trees.glob(f"{name}/{'[0-9a-f]' * 64}")}
-        for model, digests in keep.items():
-            kept[model] = {digest.hex for digest in digests}
-        return kept
-
-    def _referenced(self, kept: dict[str, set[str]]) -> set[str]:
-        """Kept manifests and all they name. Leases are not looked into: they name whole versions, chunk lists too."""
-        names: set[str] = set()
-        for hexadecimal in set().union(*kept.values()):
-            names.add(hexadecimal)
-            version = self.manifest(Digest(bytes.fromhex(hexadecimal)))
-            if version is not None:
-                names.update(item.hex for item in version.referenced())
-        return names
-
-    def _stale_trees(self, kept: dict[str, set[str]], leased: set[str]) -> Iterator[Path]:
-        for model, trees in kept.items():
-            if (self.trees / model).is_dir():
-                yield from self._stale_files(self.trees / model, trees | leased)
-
-    def _stale_objects(self, referenced: set[str]) -> Iterator[Path]:
-        yield from self._stale_files(self.partial, referenced)
-        for shard in os.listdir(self.objects):
-            yield from self._stale_files(self.objects / shard, referenced)
-
-    @staticmethod
-    def _stale_files(directory: Path, referenced: set[str]) -> Iterator[Path]:
-        for name in os.listdir(directory):
-            if name not in referenced and not name.endswith(".tmp"):
-                yield directory / name
+    def _discard(self, path: Path) -> None:
+        if path.is_dir():
+            aside = self.new_temporary("gone")
+            os.rename(path, aside)
+            path = aside
+        _remove(path)
 
 
 def hash_file(path: Path) -> Digest:

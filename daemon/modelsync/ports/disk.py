@@ -74,7 +74,9 @@ class VersionStore(Protocol):
 
     def leased(self, digests: frozenset[Digest]) -> AbstractContextManager[None]: ...
 
-    def collect(self, keep: dict[ModelName, frozenset[Digest]], *, dry_run: bool = False) -> dict[str, int]: ...
+    def collect(
+        self, keep: Mapping[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
+    ) -> dict[str, int]: ...
 
     def ingest(self, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
         """Copy the files of one version into the store. Raises SourceChanged, NotAModel, DiskFull, DiskFailed."""
