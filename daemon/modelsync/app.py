@@ -53,6 +53,7 @@ from modelsync.runtime.node import Identity, LiveSettings, Node
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
 from modelsync.runtime.sources import SourceWatcher
+from modelsync.runtime.staging import Stager
 
 log = structlog.get_logger()
 
@@ -167,15 +168,21 @@ class App:
             authority=lambda: elector.authority,
             on_published=lambda name: activator.wake([name]),
         )
+        stager = Stager(
+            book=book,
+            store=store,
+            puller=fetcher,
+            clock=clock,
+            peers=lambda name, number: node.peers(name, number),  # noqa: PLW0108  node is made last
+            concurrency=config.transfer.concurrency,
+        )
         activator = Activator(
             book=book,
             store=store,
             live=live,
-            puller=fetcher,
+            stager=stager,
             clock=clock,
-            peers=lambda name, number: node.peers(name, number),  # noqa: PLW0108  node is made last
             on_change=lambda name, what, number: node.changed(name, what, number),  # noqa: PLW0108
-            concurrency=config.transfer.concurrency,
         )
         office = Office(
             node=identity.node,
@@ -192,6 +199,7 @@ class App:
             bus=bus,
             store=store,
             activator=activator,
+            stager=stager,
             publisher=publisher,
             office=office,
             elector=elector,

@@ -37,6 +37,7 @@ from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.staging import Stager
 
 log = structlog.get_logger()
 
@@ -92,6 +93,7 @@ class Node:
         bus: Bus,
         store: VersionStore,
         activator: Activator,
+        stager: Stager,
         publisher: Publisher,
         office: Office,
         elector: Elector,
@@ -105,6 +107,7 @@ class Node:
         self.bus = bus
         self.store = store
         self.activator = activator
+        self.stager = stager
         self.publisher = publisher
         self.office = office
         self.elector = elector
@@ -478,7 +481,7 @@ class Node:
         pins_changed = settings.pins != self.settings.pins
         self.settings = settings
         self.activator.pins = settings.pins
-        self.activator.concurrency = settings.concurrency
+        self.stager.concurrency = settings.concurrency
         self.elector.settings = replace(
             self.elector.settings, priority=settings.priority, nofailover=settings.nofailover
         )

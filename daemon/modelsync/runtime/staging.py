@@ -1,0 +1,176 @@
+"""A version's bytes and tree on this host, ready to be switched to. Steps 1 to 6 of PROTOCOL.md section 5.
+
+This file orders what comes before anything visible changes; whether, and when, `current` is switched to what it has
+prepared is the activator's. How bytes move is the edges'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from blake3 import blake3
+
+from modelsync.core import manifest as manifests
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
+from modelsync.core.ids import Digest, ModelName, Version
+from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
+from modelsync.ports import Clock, Peer, Progress, Puller, VersionStore
+from modelsync.runtime.book import Book
+
+log = structlog.get_logger()
+
+MANIFEST_BYTES = 64 << 20
+CHUNK_LIST_BYTES = 32 * (1 << 24)
+"""A chunk list of 16 TiB in 1 MiB chunks, the largest file of ext4."""
+
+
+@dataclass
+class Work:
+    """How far one model's staging has come, for reports; only the model's own task writes it."""
+
+    state: str = "idle"
+    progress: Progress | None = None
+
+
+class Stager:
+    """Holds versions' verified bytes and builds their trees."""
+
+    def __init__(
+        self,
+        *,
+        book: Book,
+        store: VersionStore,
+        puller: Puller,
+        clock: Clock,
+        peers: Callable[[ModelName, Version], Sequence[Peer]],
+        concurrency: int,
+    ) -> None:
+        self._book = book
+        self._store = store
+        self._puller = puller
+        self._clock = clock
+        self._peers = peers
+        self.concurrency = concurrency
+
+    async def stage(self, record: ModelRecord, number: Version, work: Work) -> Digest:
+        """Bring a version to where a switch needs no more than a rename.
+
+        Raises: RemoteFault, LocalFault, IntegrityFault.
+        """
+        async with self.held(record, number, work) as (manifest, digest):
+            await asyncio.to_thread(self.build, manifest, digest)
+        return digest
+
+    def build(self, manifest: Manifest, digest: Digest) -> None:
+        """Steps 4 to 6; blocks. Raises LayoutCorrupt, DiskFull, DiskFailed."""
+        self._store.build_tree(manifest, digest)  # (4) and (5)
+        self._check_tree(manifest, digest)  # (6)
+
+    def _check_tree(self, manifest: Manifest, digest: Digest) -> None:
+        if not self._store.tree_is_whole(manifest, digest):
+            self._store.discard_tree(manifest.model, digest)
+            damaged = self._store.discard_damaged(manifest, digest)
+            raise LayoutCorrupt(
+                path=f"{manifest.model} version {manifest.version}",
+                reason=f"its tree was not whole ({', '.join(damaged) or 'files missing'}) and is built again",
+            )
+
+    @contextlib.asynccontextmanager
+    async def held(self, record: ModelRecord, number: Version, work: Work) -> AsyncIterator[tuple[Manifest, Digest]]:
+        """Hold a version's verified bytes, steps 1 to 3, and keep them from garbage collection meanwhile."""
+        digest = record.require(number).digest
+        held = await asyncio.to_thread(self._survey, digest)
+        kept: asyncio.Future[Digest] | None = None
+        if held is None:
+            work.state = "pulling"
+            fetched, data = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+            kept = asyncio.ensure_future(asyncio.to_thread(self._store.put_document, data))
+            held = fetched
+        manifest, missing = held
+        with self._store.leased(manifest.referenced() | {digest}):
+            try:
+                if missing:
+                    await self._pull(manifest, missing, work)
+            finally:
+                if kept is not None:
+                    await kept  # its fsyncs ran beside the pull; nothing refers to the manifest before step 5
+            yield manifest, digest
+
+    def _survey(self, digest: Digest) -> tuple[Manifest, Sequence[FileEntry]] | None:
+        """A version's manifest and what of it is missing here; None without the manifest. Raises DiskFull."""
+        manifest = self._store.manifest(digest)
+        return None if manifest is None else (manifest, self._missing(manifest))
+
+    def _missing(self, manifest: Manifest) -> Sequence[FileEntry]:
+        missing = self._store.missing(manifest)
+        if missing:
+            self._store.require_space(sum(entry.size_bytes for entry in missing))
+        return missing
+
+    def _fetch_manifest(
+        self, name: ModelName, number: Version, digest: Digest
+    ) -> tuple[tuple[Manifest, Sequence[FileEntry]], bytes]:
+        told = (data for data in self._book.manifests if blake3(data).digest() == digest.raw)
+        data = next(told, None) or self._puller.document(
+            digest, self._peers(name, number), MANIFEST_BYTES, Progress(), keep=False
+        )
+        manifest = manifests.decode(data)
+        if (manifest.model, manifest.version) != (name, number):
+            raise LayoutCorrupt(path=str(digest), reason="the manifest is not of the version that was published")
+        return (manifest, self._missing(manifest)), data
+
+    async def _pull(self, manifest: Manifest, missing: Sequence[FileEntry], work: Work) -> None:
+        """Steps 1 to 3 for what is not held, a bounded number of files at a time."""
+        assert len(missing) <= MAX_FILES
+        progress = work.progress = Progress(total_bytes=sum(entry.size_bytes for entry in missing))
+        work.state = "pulling"
+        started_s = self._clock.boottime_s()
+        gate = asyncio.Semaphore(self.concurrency)
+
+        async def one(entry: FileEntry) -> None:
+            async with gate:
+                await asyncio.to_thread(self._pull_file, manifest, entry, progress)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for entry in missing:
+                    group.create_task(one(entry))
+        except* ModelsyncError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            progress.cancelled.set()
+        self._log_transfer(manifest, progress, self._clock.boottime_s() - started_s)
+
+    def _pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress) -> None:
+        peers = self._peers(manifest.model, manifest.version)
+        chunks = self._store.chunk_digests(entry)
+        if chunks is None:
+            assert entry.chunk_list is not None
+            self._puller.document(entry.chunk_list, peers, CHUNK_LIST_BYTES, progress)
+            chunks = self._store.chunk_digests(entry)
+        assert chunks is not None, "a document that was just pulled is held"
+        self._puller.file(entry, chunks, peers, progress)
+
+    def _log_transfer(self, manifest: Manifest, progress: Progress, took_s: float) -> None:
+        blamed = sorted({_blamed(error) for error in progress.blamed})
+        log.info(
+            "version.pulled",
+            model=manifest.model,
+            version=manifest.version,
+            size_bytes=progress.total_bytes,
+            wire_bytes=progress.wire_bytes,
+            took_ms=round(1000 * took_s, 1),
+            blamed=blamed,
+        )
+
+
+def _blamed(error: ModelsyncError) -> str:
+    if isinstance(error, DigestMismatch):
+        return f"{error.source}: wrong bytes"
+    peer = getattr(error, "peer", "?")
+    return f"{peer}: {error.status}" if isinstance(error, PeerRefused) else f"{peer}: unavailable"
