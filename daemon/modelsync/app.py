@@ -81,7 +81,7 @@ class App:
         async with AsyncExitStack() as stack:
             node = await self._start(stack)
             notifier = SystemdNotifier()
-            await self._start_beside(stack, node, notifier)
+            self._start_beside(node, notifier)
             notifier.ready(f"{node.identity.node} in fleet {node.identity.fleet}")
             self.on_ready(self)
             await node.run(stop)
@@ -242,18 +242,11 @@ class App:
 
     # --- beside the node ---------------------------------------------------------------------------------------------
 
-    async def _start_beside(self, stack: AsyncExitStack, node: Node, notifier: SystemdNotifier) -> None:
-        tasks = [asyncio.create_task(_feed_watchdog(node, notifier), name="watchdog")]
+    def _start_beside(self, node: Node, notifier: SystemdNotifier) -> None:
+        node.crew.start(_feed_watchdog(node, notifier), "watchdog")
         if (watch := self.config_watch) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.poke)
-            tasks.append(asyncio.create_task(self._reload(node, watch, notifier), name="config"))
-
-        async def end() -> None:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        stack.push_async_callback(end)
+            node.crew.start(self._reload(node, watch, notifier), "config")
 
     async def _reload(self, node: Node, watch: ConfigWatch, notifier: SystemdNotifier) -> None:
         """Take on each edit; a bad one leaves the last good configuration in force and says so."""

@@ -9,6 +9,7 @@ caller decides.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import stat
@@ -166,7 +167,7 @@ async def _transfer(request: web.Request, response: web.StreamResponse, file: Bi
         raise ConnectionResetError(str(error)) from error
     if sent != span.count_bytes:  # truncated under us: the receiver must not take this for the whole
         transport.abort()
-        raise ConnectionResetError(f"{sent} of {span.count_bytes} bytes")
+        raise ConnectionResetError("hung up") from OSError(errno.EIO, f"{sent} of {span.count_bytes} bytes were left")
 
 
 async def _sendfile(transport: asyncio.Transport, response: web.StreamResponse, file: BinaryIO, span: Span) -> int:

@@ -34,14 +34,18 @@ READ_BYTES = 256 << 10
 
 
 def _quiet_logger() -> logging.Logger:
-    """aiohttp's logger, without a traceback for each malformed request: strangers may not fill the journal."""
+    """aiohttp's logger, without a traceback for each malformed request or receiver that left: strangers may not fill
+    the journal."""
     logger = logging.getLogger("modelsync.http")
     logger.addFilter(_not_a_stranger_s_fault)
     return logger
 
 
 def _not_a_stranger_s_fault(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, ConnectionError):
+        return isinstance(error.__cause__, OSError)  # our disk's fault: http_ranges hangs up and names it as the cause
+    return not isinstance(error, HttpProcessingError)
 
 
 class HttpServer:
