@@ -46,6 +46,7 @@ from modelsync.edges.watch import InotifyWatch
 from modelsync.ports import Promise, SourceFile, Sources
 from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client
 from modelsync.runtime.activator import Activator
+from modelsync.runtime.alarms import KINDS, Alarms
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
@@ -137,7 +138,8 @@ class App:
         disk = CatalogFiles(config.node.state_dir)
         live = Live(config.node.live_dir, store.trees, config.node.state_dir)
         live.open()
-        book = Book(catalog, disk, ledger)
+        alarms = Alarms()
+        book = Book(catalog, disk, ledger, alarms.raised)
         self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
         token = self._token()
         fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token))
@@ -157,6 +159,7 @@ class App:
             peers=_Promises(control, book),
             ledger=ledger,
             clock=clock,
+            alarm=alarms.raised,
         )
         publisher = Publisher(
             fleet=identity.fleet,
@@ -167,6 +170,7 @@ class App:
             clock=clock,
             authority=lambda: elector.authority,
             on_published=lambda name: activator.wake([name]),
+            alarm=alarms.raised,
         )
         stager = Stager(
             book=book,
@@ -205,6 +209,7 @@ class App:
             elector=elector,
             clock=clock,
             peer_catalog=lambda node_id: _peer_catalog(control, book, node_id),
+            alarms=alarms,
         )
         elector.on_promoted = node.promoted
         elector.on_demoted = node.demoted
@@ -336,6 +341,7 @@ def _snapshot(node: Node) -> dict[str, Any]:
         "epoch": node.elector.epoch,
         "redis_up": node.redis_error is None,
         "config_ok": node.settings.config_error is None,
+        "alarms": {**dict.fromkeys(KINDS, 0), **node.alarms.counts},
         "models": node.activator.report(),
         "transfers": node.activator.transfers(),
     }

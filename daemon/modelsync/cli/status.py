@@ -67,6 +67,7 @@ def _show_troubles(document: dict[str, Any]) -> None:
     for node in document["nodes"]:
         if node.get("error"):
             troubles.append(f"{node['id']}: {node['error']}")
+        troubles += [f"{node['id']}: ALARM {sentence}" for sentence in node.get("alarms", ())]
         troubles += [
             f"{node['id']}: not published: {path}: {reason}" for path, reason in node.get("refusals", {}).items()
         ]

@@ -214,6 +214,12 @@ def orphaned(ours: ModelRecord, theirs: ModelRecord) -> dict[Version, VersionRec
     }
 
 
+def contested(ours: ModelRecord, theirs: ModelRecord) -> list[Version]:
+    """Versions whose number names one content here and another there: what a correct fleet never has."""
+    both = ours.versions.keys() & theirs.versions.keys()
+    return sorted(number for number in both if ours.versions[number].digest != theirs.versions[number].digest)
+
+
 # --- the fields, in Redis and on disk --------------------------------------------------------------------------------
 
 

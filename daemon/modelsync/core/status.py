@@ -32,6 +32,8 @@ class NodeReport:
     """Whether its configuration lets it be promoted."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    incarnation: str = ""
+    """Of the process that wrote it: two of them under one id are two nodes by mistake."""
 
     @property
     def lost(self) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 Snapshot = Callable[[], dict[str, Any]]
-"""Returns primary (bool), epoch, redis_up (bool), config_ok (bool), models (a node's report lines), transfers, lag."""
+"""Returns primary (bool), epoch, redis_up (bool), config_ok (bool), alarms (counts by kind), models (a node's report
+lines), transfers."""
 
 
 class _NodeCollector(Collector):
@@ -26,8 +27,16 @@ class _NodeCollector(Collector):
         yield _gauge(
             "modelsync_config_ok", "0 while the config file has a fault and the last good one holds", state["config_ok"]
         )
+        yield self._alarms(state["alarms"])
         yield from self._models(state["models"])
         yield from self._transfers(state["transfers"])
+
+    @staticmethod
+    def _alarms(counts: Mapping[str, int]) -> Metric:
+        alarms = CounterMetricFamily("modelsync_alarms", "What a correct fleet never shows, by kind", labels=["kind"])
+        for kind, count in counts.items():
+            alarms.add_metric([kind], count)
+        return alarms
 
     @staticmethod
     def _models(lines: dict[str, dict[str, Any]]) -> Iterable[Metric]:

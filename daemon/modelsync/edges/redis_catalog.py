@@ -256,4 +256,5 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         eligible=bool(fields.get("eligible")),
         models=models,
         extra=extra,
+        incarnation=fields.get("incarnation", ""),
     )

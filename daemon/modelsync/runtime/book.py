@@ -32,7 +32,14 @@ OnChange = Callable[[set[ModelName]], None]
 class Book:
     """The node's copy of the catalog. ``records`` is replaced, never edited, so a reader may hold one."""
 
-    def __init__(self, catalog_: Catalog, disk: CatalogDisk, ledger: EpochLedger) -> None:
+    def __init__(
+        self,
+        catalog_: Catalog,
+        disk: CatalogDisk,
+        ledger: EpochLedger,
+        alarm: Callable[[str, str], None] = lambda kind, what: None,
+    ) -> None:
+        self._alarm = alarm
         self._catalog = catalog_
         self._disk = disk
         self._ledger = ledger
@@ -114,9 +121,7 @@ class Book:
             await asyncio.to_thread(ledger.accept, lease.epoch, lease.holder, lease.nonce)
         except StaleEpoch as error:
             if self.refused_epoch != lease.epoch:
-                log.warning(
-                    "lease.refused", epoch=lease.epoch, accepted=error.accepted, next="nothing of it is applied"
-                )
+                self._alarm("lease.refused", f"epoch {lease.epoch} of {lease.holder}, {error.accepted} was accepted")
             self.refused_epoch = lease.epoch
             return False
         return True
@@ -135,6 +140,8 @@ class Book:
             if catalog.merged(ours, theirs) is ours:
                 continue
             self._note_orphans(ours, theirs)
+            for number in catalog.contested(ours, theirs):
+                self._alarm("version.two_digests", f"version {number} of {theirs.name}")
             self.records = {**self.records, theirs.name: theirs}
             changed.add(theirs.name)
         self._unsaved |= changed

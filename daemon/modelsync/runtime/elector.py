@@ -97,18 +97,19 @@ class Elector:
         peers: PromisePeers,
         ledger: EpochLedger,
         clock: Clock,
+        alarm: Callable[[str, str], None] = lambda kind, what: None,
     ) -> None:
         self.identity = identity
         self.settings = settings
         self.on_promoted: Callable[[Authority, Ahead | None], Awaitable[None]] = _promoted
         self.on_demoted: Callable[[str], Awaitable[None]] = _demoted
-        self.alarms: deque[msg.RaiseAlarm] = deque(maxlen=100)
         self.beat = clock.boottime_s()
         """CLOCK_BOOTTIME of the last completed turn of the loop: what systemd's watchdog is fed by."""
         self._coordinator = coordinator
         self._peers = peers
         self._ledger = ledger
         self._clock = clock
+        self._raise_alarm = alarm
         self._state = _initial(identity, settings, ledger)
         self._todo: deque[msg.Effect] = deque()
         self._wake = asyncio.Event()
@@ -348,8 +349,7 @@ class Elector:
         self._start(self._shown(node_id(effect.holder), effect.accepted))
 
     async def _alarm(self, effect: msg.RaiseAlarm) -> None:
-        self.alarms.append(effect)
-        log.error(effect.kind, epoch=effect.epoch, holders=effect.holders, next="this node's own term may end")
+        self._raise_alarm(effect.kind, f"epoch {effect.epoch}, {', '.join(effect.holders)}")
 
     # --- beside the loop ---------------------------------------------------------------------------------------------
 

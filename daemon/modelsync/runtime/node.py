@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ from modelsync.core.messages import announcement
 from modelsync.core.promise import Ahead
 from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore, Woken
 from modelsync.runtime.activator import Activator
+from modelsync.runtime.alarms import Alarms
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
@@ -99,6 +101,7 @@ class Node:
         elector: Elector,
         clock: Clock,
         peer_catalog: PeerCatalog,
+        alarms: Alarms,
     ) -> None:
         self.identity = identity
         self.settings = settings
@@ -114,6 +117,10 @@ class Node:
         self.clock = clock
         self.redis_error: str | None = "not read yet"
         self.peer_catalog = peer_catalog
+        self.alarms = alarms
+        alarms.told = self._tell_alarm
+        self._incarnation = secrets.token_hex(8)
+        self._has_reported = False
         self._resume_by = ""
         self.crew = Crew()
         self._sync_wake = asyncio.Event()
@@ -230,6 +237,13 @@ class Node:
             )
         for node in self.book.nodes:
             self.elector.note_epoch(node.epoch)
+        self._look_for_twin()
+
+    def _look_for_twin(self) -> None:
+        """After our own first report only another living process can have written one under this id."""
+        for node in self.book.nodes:
+            if node.id == self.identity.node and self._has_reported and node.incarnation != self._incarnation:
+                self.alarms.raised("node.twin", f"{node.id} at {node.url or 'no address'} and at {self.identity.url}")
 
     def _tell_elector(self) -> None:
         rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self.book.nodes]
@@ -261,7 +275,7 @@ class Node:
 
     def _woken(self, heard: Woken) -> None:
         """Reread what the announcement may have changed; without a hint, everything."""
-        if heard.event in ("version.activated", "command.done", "command.refused"):
+        if heard.event in ("version.activated", "command.done", "command.refused", "alarm.raised"):
             return  # it changes no catalog: a fleet of N would reread it N times for each switch
         if heard.node != self.identity.node:
             self._sync_wake.set()
@@ -361,6 +375,12 @@ class Node:
         )
         self.crew.start(self._announce(text), "announce")
 
+    def _tell_alarm(self, kind: str, what: str) -> None:
+        text = announcement(
+            "alarm.raised", self.identity.fleet, self.elector.epoch, "", kind=kind, what=what, node=self.identity.node
+        )
+        self.crew.start(self._announce(text), "alarm")
+
     async def _announce(self, text: str) -> None:
         with contextlib.suppress(ModelsyncError):
             await self.catalog.announce(text)
@@ -369,10 +389,11 @@ class Node:
         nodes_due_s = 0.0
         while True:
             try:
-                await self.catalog.report(self.identity.node, self.report())
-                if self.clock.boottime_s() >= nodes_due_s:  # not after each report of a busy node: it costs N reads
+                if self.clock.boottime_s() >= nodes_due_s:  # not with each report of a busy node: it costs N reads
                     nodes_due_s = self.clock.boottime_s() + REPORT_EVERY_S
-                    await self._refresh_nodes()
+                    await self._refresh_nodes()  # before our own report hides what a twin has written
+                await self.catalog.report(self.identity.node, self.report())
+                self._has_reported = True
             except ModelsyncError as error:
                 self._redis_failed(error)
             await _wait(self._report_wake, REPORT_EVERY_S)
@@ -387,7 +408,7 @@ class Node:
             ("refusals", dict(list(self.office.refusals().items())[:50])),
             ("orphans", {name: self._orphan_paths(record) for name, record in self.book.orphans.items()}),
             ("fencing", self.elector.fencing),
-            ("alarms", [f"{a.kind}: epoch {a.epoch}, {', '.join(a.holders)}" for a in self.elector.alarms][-5:]),
+            ("alarms", self.alarms.sentences(5)),
         ):
             if value:
                 extra[key] = value
@@ -401,6 +422,7 @@ class Node:
             "applied": str(self.book.applied),
             "priority": str(self.elector.settings.priority),
             "eligible": "" if self.elector.settings.excluded else "yes",
+            "incarnation": self._incarnation,
             "models": json.dumps(self.activator.report(), ensure_ascii=False),
             "extra": json.dumps(extra, ensure_ascii=False),
         }

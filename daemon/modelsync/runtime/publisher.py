@@ -20,7 +20,14 @@ from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.commands import Command
-from modelsync.core.errors import CatalogBehind, ModelsyncError, NoPrimary, RedisUnavailable
+from modelsync.core.errors import (
+    AuthorityLost,
+    CatalogBehind,
+    ModelsyncError,
+    NoPrimary,
+    RedisUnavailable,
+    VersionConflict,
+)
 from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
@@ -67,7 +74,9 @@ class Publisher:
         clock: Clock,
         authority: Callable[[], Authority | None],
         on_published: Callable[[ModelName], None],
+        alarm: Callable[[str, str], None] = lambda kind, what: None,
     ) -> None:
+        self._alarm = alarm
         self._fleet = fleet
         self._node = node
         self._book = book
@@ -302,9 +311,16 @@ class Publisher:
                 if attempt == SETTLE_TRIES - 1:
                     raise
                 await asyncio.sleep(SETTLE_PAUSE_S)
-            except ModelsyncError:
+            except ModelsyncError as error:
                 self._unsettled = None  # refused: it was not written, and its id is free
+                self._note_refusal(change, error)
                 raise
+
+    def _note_refusal(self, change: Change, error: ModelsyncError) -> None:
+        if isinstance(error, VersionConflict):
+            self._alarm("version.two_digests", f"version {change.version} of {change.model}")
+        elif isinstance(error, AuthorityLost):
+            self._alarm("write.refused", f"{change.id}, {change.model or 'the fleet'}: {error}")
 
     async def _settle(self) -> None:
         """Find out what became of a write whose answer was lost, before its id can be taken by another."""
