@@ -41,6 +41,7 @@ COMMANDS = {
     "forget": ("fleet", "Count NODE, which is gone for good, in no majority any more."),
     "primaries": ("fleet", "List who was primary, since when, and why."),
     "config": ("check", "Work with configuration files."),
+    "simulate": ("simulate", "Try out a fleet on paper: nothing is asked or touched."),
     "verify": ("verify", "Check every byte of every version that this host holds."),
 }
 """Name to the file in this package that has it, and its line in ``--help``; in the order in which they are shown."""
