@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from modelsync.core import canonical
+from modelsync.core import canonical, rollout
 from modelsync.core.errors import BadName, MalformedMessage, NoSuchVersion, PolicyRefusal, VersionConflict
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, version
+from modelsync.core.rollout import Rollout
 
 MAX_VERSIONS = 500
 """Records kept for one model; the oldest that nothing names are dropped first. Their manifests go with their bytes."""
@@ -50,11 +51,25 @@ class ModelRecord:
     versions: Mapping[Version, VersionRecord] = field(default_factory=dict)
     deleted: frozenset[Version] = frozenset()
     """Numbers an operator deleted: what tells a deleted version from one that another node never heard of."""
+    rollout: Rollout | None = None
+    """The last one; it is followed while it is open."""
 
     @property
     def wanted(self) -> Version | None:
-        """What the fleet should run, before any node's own pins."""
-        return self.pinned or self.desired or self.head
+        """What the fleet should run, before any node's own pins and the waves of a rollout."""
+        return self.pinned or self.desired or (None if self._held_back else self.head)
+
+    @property
+    def _held_back(self) -> bool:
+        """Whether the very first version waits for its rollout, or was not let through by it."""
+        return self.rollout is not None and self.rollout.state != rollout.DONE
+
+    @property
+    def named(self) -> frozenset[Version]:
+        """Versions that are kept whatever their age."""
+        roll = self.rollout if self.rollout is not None and self.rollout.open else None
+        numbers = (self.head, self.desired, self.pinned, roll and roll.version, roll and roll.before)
+        return frozenset(number for number in (*numbers, *self.aliases.values()) if number)
 
     def require(self, number: Version) -> VersionRecord:
         """The record of a version. Raises NoSuchVersion."""
@@ -73,8 +88,8 @@ class ModelRecord:
 # --- changes: each returns the record as it will be -----------------------------------------------------------------
 
 
-def published(record: ModelRecord, number: Version, entry: VersionRecord) -> ModelRecord:
-    """Add a version; it becomes the head and, unless a pin holds another, what is wanted.
+def published(record: ModelRecord, number: Version, entry: VersionRecord, *, held_back: bool = False) -> ModelRecord:
+    """Add a version; it becomes the head and, unless a pin holds another or a rollout is to bring it, what is wanted.
 
     Raises:
         VersionConflict: the number is taken by other bytes.
@@ -86,7 +101,15 @@ def published(record: ModelRecord, number: Version, entry: VersionRecord) -> Mod
     if record.head is not None and number <= record.head:
         raise PolicyRefusal(reason=f"{record.name}: version {number} is not above the head, {record.head}")
     versions = {**record.versions, number: entry}
-    return _bounded(replace(record, id=entry.id, head=number, desired=number, versions=versions))
+    after = replace(record, id=entry.id, head=number, versions=versions)
+    if held_back:
+        return _bounded(replace(after, desired=record.wanted))
+    return _bounded(_superseding(replace(after, desired=number), f"version {number} was published"))
+
+
+def _superseding(record: ModelRecord, reason: str) -> ModelRecord:
+    """An order of its own ends a rollout that was under way: nobody is to wait for two things at once."""
+    return replace(record, rollout=rollout.superseded(record.rollout, reason))
 
 
 def _bounded(record: ModelRecord) -> ModelRecord:
@@ -99,8 +122,7 @@ def _bounded(record: ModelRecord) -> ModelRecord:
 
 def _unnamed(record: ModelRecord) -> list[Version]:
     """Versions that are kept for their age alone, oldest first."""
-    named = {record.head, record.desired, record.pinned, *record.aliases.values()}
-    return [number for number in sorted(record.versions) if number not in named]
+    return [number for number in sorted(record.versions) if number not in record.named]
 
 
 def resolve(record: ModelRecord, target: int | str) -> Version:
@@ -116,7 +138,8 @@ def resolve(record: ModelRecord, target: int | str) -> Version:
 
 def pinned(record: ModelRecord, target: int | str, at: EntryId) -> ModelRecord:
     """Hold one version until ``unpinned``. Raises NoSuchVersion."""
-    return replace(record, id=at, pinned=resolve(record, target))
+    number = resolve(record, target)
+    return _superseding(replace(record, id=at, pinned=number), f"the fleet was pinned to version {number}")
 
 
 def unpinned(record: ModelRecord, at: EntryId) -> ModelRecord:
@@ -139,27 +162,32 @@ def updated(record: ModelRecord, target: int | str | None, at: EntryId) -> Model
     _require_unpinned(record, "update")
     if target is None and record.head is None:
         raise NoSuchVersion(reason=f"{record.name} has no version yet")
-    return replace(record, id=at, desired=resolve(record, target) if target is not None else record.head)
+    number = resolve(record, target) if target is not None else record.head
+    return _superseding(replace(record, id=at, desired=number), f"version {number} was asked for")
 
 
 def rolled_back(record: ModelRecord, target: int | str | None, at: EntryId) -> ModelRecord:
     """Want an earlier version: the one named, or the next one below what is wanted now.
 
+    Without a target, a rollout whose version the fleet does not want yet is what is taken back.
+
     Raises: PolicyRefusal while pinned, or when the target is not earlier; NoSuchVersion.
     """
     _require_unpinned(record, "roll back")
-    now = record.wanted
+    now, under_way = record.wanted, record.rollout
+    if target is None and under_way is not None and under_way.open and under_way.version != now:
+        return _superseding(replace(record, id=at), "rolled back")
     if target is not None:
         number = resolve(record, target)
         if now is not None and number >= now:
             raise PolicyRefusal(reason=f"version {number} is not earlier than {now}: that would be an update")
-        return replace(record, id=at, desired=number)
+        return _superseding(replace(record, id=at, desired=number), f"rolled back to version {number}")
     if now is None:
         raise NoSuchVersion(reason=f"{record.name} has no version yet")
     earlier = [number for number in record.versions if number < now]
     if not earlier:
         raise NoSuchVersion(reason=f"{record.name} has no version before {now}")
-    return replace(record, id=at, desired=max(earlier))
+    return _superseding(replace(record, id=at, desired=max(earlier)), f"rolled back to version {max(earlier)}")
 
 
 def aliased(record: ModelRecord, alias: str, target: int | str, at: EntryId) -> ModelRecord:
@@ -178,6 +206,7 @@ def deleted(record: ModelRecord, number: Version, at: EntryId) -> ModelRecord:
         (number == record.wanted, "it is wanted"),
         (number == record.pinned, "it is pinned"),
         (number in record.aliases.values(), "an alias names it"),
+        (number in record.named, "a rollout is under way with it"),
     ]
     for holds, reason in reasons:
         if holds:
@@ -232,6 +261,7 @@ def to_fields(record: ModelRecord) -> dict[str, str]:
         "pinned": str(record.pinned or ""),
         "aliases": canonical.encode(dict(record.aliases)).decode(),
         "deleted": canonical.encode(sorted(record.deleted)).decode(),
+        "rollout": rollout.to_text(record.rollout),
     }
     fields.update((f"v:{number}", _version_text(entry)) for number, entry in record.versions.items())
     return fields
@@ -265,6 +295,7 @@ def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
             aliases=_parse_aliases(fields.get("aliases", "{}")),
             versions=versions,
             deleted=_parse_deleted(fields.get("deleted", "[]")),
+            rollout=rollout.from_text(fields.get("rollout", "")),
         )
     except BadName as error:
         raise MalformedMessage(what=f"record of model {name}", reason=str(error)) from error

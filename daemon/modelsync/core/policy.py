@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelsync.core import catalog
+from modelsync.core import catalog, rollout
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import Version
+from modelsync.core.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,50 @@ class Wish:
     waiting: bool = False
 
 
-def wanted(record: ModelRecord, node_pin: int | str | None) -> Wish:
-    """Decide for one host. ``node_pin``: its own ``[pins]`` entry for the model, a version or an alias."""
+def wanted(record: ModelRecord, node_pin: int | str | None, node: str = "") -> Wish:
+    """Decide for one host.
+
+    Args:
+        node_pin: its own ``[pins]`` entry for the model, a version or an alias.
+        node: its id; empty asks for what the fleet as a whole wants.
+    """
     if node_pin is not None:
         return _by_node_pin(record, node_pin)
     if record.pinned is not None:
         return Wish(record.pinned, f"the fleet is pinned to version {record.pinned}")
-    if record.desired is not None and record.desired != record.head:
-        return Wish(record.desired, f"version {record.desired} was chosen over the head, {record.head}")
-    if record.head is not None:
-        return Wish(record.head, f"version {record.head} is the latest")
-    return Wish(None, "nothing is published yet")
+    roll = record.rollout
+    if roll is not None and roll.covers(node):
+        return Wish(roll.version, f"version {roll.version} is rolled out to this host, {_wave(roll)}")
+    number = record.wanted
+    if roll is not None and roll.version != number and (roll.open or roll.version == record.head):
+        return Wish(number, f"{_stays(number)} {_outcome(roll)}")
+    if number is None:
+        return Wish(None, "nothing is published yet")
+    if number != record.head:
+        return Wish(number, f"version {number} was chosen over the head, {record.head}")
+    return Wish(number, f"version {number} is the latest")
+
+
+def _stays(number: Version | None) -> str:
+    return f"version {number} stays:" if number is not None else "nothing runs yet:"
+
+
+def _wave(roll: Rollout) -> str:
+    return f"wave {roll.wave + 1} of {len(roll.waves)}"
+
+
+def _outcome(roll: Rollout) -> str:
+    """What keeps a rollout's version from being what the fleet wants."""
+    match roll.state:
+        case rollout.STAGING:
+            return f"version {roll.version} waits until every host has staged it"
+        case rollout.WAVE | rollout.SOAKING:
+            return f"the rollout of version {roll.version} is in {_wave(roll)} and has not reached this host"
+        case rollout.ABORTED:
+            return f"the rollout of version {roll.version} was aborted: {roll.reason}"
+        case rollout.ROLLED_BACK:
+            return f"the rollout of version {roll.version} was rolled back: {roll.reason}"
+    return f"it was chosen over version {roll.version}"
 
 
 def _by_node_pin(record: ModelRecord, node_pin: int | str) -> Wish:
@@ -52,6 +86,6 @@ def retained(
     Args:
         keep: how many of the newest versions; at least 1.
     """
-    named = {active, previous, wish.version, record.pinned, record.desired, record.head, *record.aliases.values()}
+    named = {active, previous, wish.version, *record.named}
     newest = catalog.newest_first(record.versions)[:keep]
     return frozenset(number for number in (*named, *newest) if number is not None)

@@ -1,0 +1,116 @@
+"""What an order about rollouts makes of a model's record: begin one, stop one, take its next step.
+
+Each function returns the record as it will be, like those of ``catalog``; how a rollout goes on is ``rollout_steps``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from modelsync.core import catalog, rollout
+from modelsync.core.catalog import ModelRecord, VersionRecord
+from modelsync.core.errors import PolicyRefusal
+from modelsync.core.ids import EntryId, Version
+from modelsync.core.rollout import TOGETHER, WAVES, Plan, Rollout
+from modelsync.core.rollout_steps import Write
+from modelsync.core.status import iso_time
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """All that begins a rollout beside its version."""
+
+    plan: Plan
+    members: Sequence[str]
+    labels: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    by: str = ""
+    since_ms: int = 0
+
+
+def begun(record: ModelRecord, target: int | str, start: Start, at: EntryId) -> ModelRecord:
+    """Begin to bring a version onto the fleet; a rollout that was under way ends here.
+
+    Raises: NoSuchVersion; PolicyRefusal while the fleet is pinned.
+    """
+    if record.pinned is not None:
+        raise PolicyRefusal(reason=f"{record.name} is pinned to version {record.pinned}: unpin it before a rollout")
+    number = catalog.resolve(record, target)
+    return _rolling(record, number, start, at)
+
+
+def published(record: ModelRecord, number: Version, entry: VersionRecord, start: Start) -> ModelRecord:
+    """Add a version that a rollout is to bring onto the fleet. Raises VersionConflict, PolicyRefusal.
+
+    While the fleet is pinned nothing begins, and the fleet does not want the version when it is unpinned either: it
+    waits for somebody to ask for its rollout.
+    """
+    after = catalog.published(record, number, entry, held_back=True)
+    return after if record.pinned is not None else _rolling(after, number, start, entry.id)
+
+
+def _rolling(record: ModelRecord, number: Version, start: Start, at: EntryId) -> ModelRecord:
+    strategy = start.plan.strategy
+    waves = rollout.planned_waves(start.plan, start.members, start.labels) if strategy == WAVES else ()
+    new = Rollout(
+        id=at,
+        version=number,
+        digest=record.require(number).digest,
+        strategy=strategy,
+        state=rollout.first_state(strategy),
+        members=tuple(start.members),
+        before=record.wanted,
+        waves=waves,
+        plan=start.plan,
+        by=start.by,
+        since_ms=start.since_ms,
+    )
+    desired = number if strategy == rollout.EACH else record.wanted
+    return replace(record, id=at, rollout=new, desired=desired)
+
+
+def stopped(record: ModelRecord, by: str, at: EntryId) -> ModelRecord:
+    """Stop a rollout: hosts that its waves had reached return. Raises PolicyRefusal: there is none to stop."""
+    under_way = record.rollout
+    if under_way is None or not under_way.open:
+        raise PolicyRefusal(reason=f"no rollout of {record.name} is under way")
+    if under_way.state == rollout.MOVING:
+        raise PolicyRefusal(
+            reason=f"the hosts were told to switch to version {under_way.version} already: `rollback {record.name}`"
+        )
+    return replace(record, id=at, rollout=rollout.moved(under_way, rollout.ABORTED, f"stopped by {by}"))
+
+
+def advanced(record: ModelRecord, write: Write, at: EntryId) -> ModelRecord:
+    """Take a step that ``rollout_steps`` has decided on. Raises PolicyRefusal: the rollout has moved on meanwhile."""
+    now = record.rollout
+    if now is None or now.id != write.rollout.id or write.rollout.state not in rollout.TRANSITIONS[now.state]:
+        raise PolicyRefusal(reason=f"the rollout of {record.name} is not what it was when this was decided")
+    if now.wave > write.rollout.wave:
+        raise PolicyRefusal(reason=f"the rollout of {record.name} is in a later wave already")
+    desired = write.desired or (now.before if write.restore else record.desired)
+    return replace(record, id=at, rollout=write.rollout, desired=desired)
+
+
+def shown(record: ModelRecord) -> dict[str, Any] | None:
+    """What the status document, and ``rollout status``, say of the last rollout."""
+    roll = record.rollout
+    if roll is None:
+        return None
+    value: dict[str, Any] = {
+        "id": str(roll.id),
+        "version": roll.version,
+        "strategy": roll.strategy,
+        "state": roll.state,
+        "before": roll.before,
+        "members": list(roll.members),
+        "by": roll.by,
+        "reason": roll.reason,
+        "since": iso_time(roll.since_ms),
+    }
+    if roll.strategy == WAVES:
+        value |= {"wave": roll.wave + 1, "waves": [list(wave) for wave in roll.waves]}
+    if roll.strategy == TOGETHER and roll.open:
+        value["straggler_s"] = roll.plan.straggler_s
+    return value
