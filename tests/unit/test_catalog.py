@@ -260,7 +260,8 @@ def test_the_fields() -> None:
     fields = catalog.to_fields(record(7, pinned=7, aliases={"stable": Version(7)}, deleted=frozenset({Version(3)})))
     entry = json.loads(fields.pop("v:7"))
     assert fields == {
-        "id": "1-1", "head": "7", "desired": "7", "pinned": "7", "aliases": '{"stable":7}', "deleted": "[3]"
+        "id": "1-1", "head": "7", "desired": "7", "pinned": "7", "aliases": '{"stable":7}', "deleted": "[3]",
+        "rollout": "",
     }  # fmt: skip
     assert entry == {
         "digest": str(of(7).digest), "content": str(digest(7)), "id": "1-7", "size_bytes": 70, "created_ms": 1007,

@@ -18,13 +18,13 @@ from typing import Any, Literal, cast
 from modelsync.config import redis_urls
 from modelsync.config.addresses import advertised_url, derived_url, listen_address
 from modelsync.config.document import parsed_toml, read_text
+from modelsync.config.model_section import model_sections
 from modelsync.config.reading import Faults, Section
 from modelsync.config.schema import (
     Address,
     Config,
     FleetSection,
     LeaseSection,
-    ModelSection,
     ModelsSection,
     NodeSection,
     SecuritySection,
@@ -106,7 +106,7 @@ def build(document: Mapping[str, Any], source: str, hostname: str | None = None)
         transfer=_transfer(section("transfer")),
         security=_security(section("security")),
         pins=_pins(section("pins")),
-        model=_model(section("model")),
+        model=model_sections(section("model")),
     )
     _storage(section("storage"))
     _check_directories(config, faults)
@@ -148,6 +148,7 @@ def _node(table: Section, hostname: str) -> NodeSection:
         role=cast(Literal["auto", "replica"], table.choice("role", "auto", ("auto", "replica"))),
         priority=table.whole("priority", 100, 0, 1_000_000),
         nofailover=table.flag("nofailover", False),
+        labels=table.patterns("labels", ()),
     )
     table.finish(_HOMES)
     return section
@@ -236,18 +237,6 @@ def _pin(value: object) -> int | str:
     if isinstance(value, dict):
         raise ValueError('a version or an alias would be right; a name with a dot is quoted: "a.b" = 3')
     raise ValueError('a version, such as 12, or an alias, such as "stable", would be right')
-
-
-def _model(table: Section) -> Mapping[ModelName, ModelSection]:
-    sections: dict[ModelName, ModelSection] = {}
-    for key in list(table.names()):
-        own = Section(table.faults, ("model", key), table.raw(key))
-        name = table.parsed(key, None, key, ids.model_name)
-        section = ModelSection(keep=own.whole("keep", None, 1, 10_000))
-        own.finish()
-        if name is not None:
-            sections[name] = section
-    return MappingProxyType(sections)
 
 
 # --- rules across sections -----------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class Section:
 
     def __init__(self, faults: Faults, path: tuple[str, ...], table: object) -> None:
         self.faults = faults
-        self._path = path
+        self.keys = path
         self._known: list[str] = []
         self._table: Mapping[str, object] = {}
         if isinstance(table, dict):
@@ -83,7 +83,7 @@ class Section:
             faults.add(name, f"is {described(table)}; a section, [{name}], would be right")
 
     def where(self, key: str) -> str:
-        return dotted(*self._path, key)
+        return dotted(*self.keys, key)
 
     def fault(self, key: str, text: str) -> None:
         self.faults.add(self.where(key), text)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 
 from modelsync.config.reading import dotted
-from modelsync.config.schema import Config
+from modelsync.config.schema import Config, ModelSection
+from modelsync.core.ids import ModelName
 
 _LIVE_KEYS = frozenset(
     {
         "fleet.poll_s",
         "node.priority",
         "node.nofailover",
+        "node.labels",
         "models.settle_s",
         "models.keep",
         "models.include",
@@ -34,7 +36,8 @@ class Differences:
 
 def differences(old: Config, new: Config) -> Differences:
     """Which keys an edit changed, split by whether they need a restart."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    names = old.model.keys() | new.model.keys()
+    before, after = (dict(_flat(replace(one, model=_sections(one, names)))) for one in (old, new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return Differences(
         live=tuple(key for key in changed if _is_live(key)),
@@ -42,12 +45,17 @@ def differences(old: Config, new: Config) -> Differences:
     )
 
 
+def _sections(config: Config, names: Iterable[ModelName]) -> dict[ModelName, ModelSection]:
+    """Every named model's section; a model without one has the defaults."""
+    return {name: config.model.get(name, ModelSection()) for name in names}
+
+
 def in_force(old: Config, new: Config) -> Config:
     """The configuration of a daemon that was started with ``old`` and has just read ``new``."""
     return replace(
         old,
         fleet=replace(old.fleet, poll_s=new.fleet.poll_s),
-        node=replace(old.node, priority=new.node.priority, nofailover=new.node.nofailover),
+        node=replace(old.node, priority=new.node.priority, nofailover=new.node.nofailover, labels=new.node.labels),
         models=replace(new.models, watch=old.models.watch),
         transfer=new.transfer,
         pins=new.pins,

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from modelsync.core.ids import FleetName, ModelName, NodeId
+from modelsync.core.rollout import EACH, Gate, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class NodeSection:
     """Among candidates that hold the same versions, the higher one becomes primary."""
     nofailover: bool = False
     """Not to be promoted for now, for instance while the host is being serviced."""
+    labels: tuple[str, ...] = ()
+    """Words that name a group of hosts, such as ``canary``, for the waves of a rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,24 @@ class ModelSection:
     """What differs for one model. None: as in ``[models]``."""
 
     keep: int | None = None
+    strategy: str = EACH
+    straggler_s: float = 120.0
+    soak_s: float = 300.0
+    canaries: tuple[str, ...] = ()
+    waves_percent: tuple[int, ...] = (10, 50)
+    gate: Gate | None = None
+
+    @property
+    def rollout(self) -> Plan:
+        """How a new version reaches the hosts; the primary's file counts."""
+        return Plan(
+            strategy=self.strategy,
+            straggler_s=self.straggler_s,
+            soak_s=self.soak_s,
+            canaries=self.canaries,
+            waves_percent=self.waves_percent,
+            gate=self.gate,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +141,7 @@ class Config:
         """How many versions of this model to retain."""
         own = self.model[name].keep if name in self.model else None
         return self.models.keep if own is None else own
+
+    def rollout(self, name: ModelName) -> Plan:
+        """How a new version of this model reaches the hosts."""
+        return self.model[name].rollout if name in self.model else Plan()

@@ -38,7 +38,7 @@ def wanted(record: ModelRecord, node_pin: int | str | None, node: str = "") -> W
     if roll is not None and roll.covers(node):
         return Wish(roll.version, f"version {roll.version} is rolled out to this host, {_wave(roll)}")
     number = record.wanted
-    if roll is not None and roll.version != number and (roll.open or roll.version == record.head):
+    if roll is not None and roll.version != number and _matters(roll, record):
         return Wish(number, f"{_stays(number)} {_outcome(roll)}")
     if number is None:
         return Wish(None, "nothing is published yet")
@@ -66,7 +66,13 @@ def _outcome(roll: Rollout) -> str:
             return f"the rollout of version {roll.version} was aborted: {roll.reason}"
         case rollout.ROLLED_BACK:
             return f"the rollout of version {roll.version} was rolled back: {roll.reason}"
-    return f"it was chosen over version {roll.version}"
+    raise AssertionError(f"a rollout that is {roll.state} keeps nothing back")
+
+
+def _matters(roll: Rollout, record: ModelRecord) -> bool:
+    return roll.state in rollout.OPEN - {rollout.MOVING} or (
+        roll.version == record.head and roll.state in (rollout.ABORTED, rollout.ROLLED_BACK)
+    )
 
 
 def _by_node_pin(record: ModelRecord, node_pin: int | str) -> Wish:
