@@ -35,6 +35,7 @@ from modelsync.edges.http_server import HttpServer
 from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
 from modelsync.edges.metrics import Metrics
+from modelsync.edges.models_directory import read_notes
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.redis_bus import RedisBus
 from modelsync.edges.redis_catalog import RedisCatalog
@@ -194,6 +195,7 @@ class App:
             publisher=publisher,
             disk=disk,
             open_sources=lambda known: self._sources(known, clock),
+            read_notes=read_notes,
         )
         node = Node(
             identity=identity,

@@ -84,7 +84,7 @@ def cli(context: click.Context, config_file: str, redis: str | None, fleet: str)
 
     Begin with `modelsync up DIR`, or with `modelsync status` where a daemon runs already.
     """
-    from modelsync.cli.access import Target  # noqa: PLC0415  no command runs without it, but --help does
+    from modelsync.access import Target  # noqa: PLC0415  no command runs without it, but --help does
 
     context.obj = Target(config_file=config_file, redis=redis, fleet=fleet)
 

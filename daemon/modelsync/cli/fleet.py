@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from modelsync.cli.access import Target, access, run
+from modelsync.access import Target, access, run
 from modelsync.cli.output import print_json, print_table
 from modelsync.cli.wishes import send
 

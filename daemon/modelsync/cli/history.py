@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from modelsync.cli.access import Access, Target, access, run
+from modelsync.access import Access, Target, access, run
 from modelsync.cli.output import print_json, print_table, printable, size
 from modelsync.core import manifest as manifests
 from modelsync.core.errors import BadName, NoSuchVersion

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from modelsync.cli.access import Access, Target, access, run
+from modelsync.access import Target, access, run
 from modelsync.cli.output import print_json, size
-from modelsync.core import status
-from modelsync.core.errors import BadName, TimedOut
-from modelsync.core.ids import EntryId, ModelName, Version, model_name, version
-
-if TYPE_CHECKING:
-    from modelsync.edges.http_control import ControlClient
-
-POLL_S = 0.05
+from modelsync.core.errors import BadName
+from modelsync.core.ids import model_name, version
+from modelsync.publishing.upload import await_copies, upload
 
 
 @click.command("publish")
@@ -60,18 +54,12 @@ def publish_command(
     async def work() -> dict[str, Any]:
         async with access(target, timeout_s=max(10.0, timeout_s)) as fleet:
             bar = _Bar(quiet=as_json)
-
-            async def upload(control: ControlClient, url: str) -> dict[str, Any]:
-                return await control.publish(
-                    url, model, path, note=note, author=author or getpass.getuser(), version=wanted, metadata=metadata,
-                    progress=bar.show,
-                )  # fmt: skip
-
-            published = await fleet.ask(upload)
+            published = await upload(
+                fleet, model, path, version=wanted, note=note, author=author or getpass.getuser(), metadata=metadata,
+                progress=bar.show,
+            )  # fmt: skip
             bar.end()
-            at = EntryId.parse(published["id"])
-            held = await _await_copies(fleet, model, Version(published["version"]), at, copies, timeout_s)
-            return {**published, "copies": held}
+            return await await_copies(fleet, published, copies, timeout_s)
 
     result = run(work())
     if as_json:
@@ -93,25 +81,6 @@ def _metadata(path: Path | None) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise BadName(kind="metadata file", value=str(path), rule="a JSON object")
     return value
-
-
-async def _await_copies(
-    fleet: Access, model: ModelName, number: Version, at: EntryId, wanted: int | None, timeout_s: float
-) -> int:
-    """How many living nodes hold the version, once that is enough. Raises TimedOut, which says what was reached."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        document = await fleet.status()
-        living = sum(node["state"] != "lost" for node in document["nodes"])
-        held = status.copies(document, model, number, at)
-        if held >= (min(2, living) if wanted is None else wanted):
-            return held
-        if time.monotonic() > deadline_s:
-            raise TimedOut(
-                what=f"{model} version {number} is published; waiting for copies",
-                reached=f"{held} of {wanted or 2} nodes hold it after {timeout_s:g} s",
-            )
-        await asyncio.sleep(POLL_S)
 
 
 class _Bar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from modelsync.cli.access import Target
+from modelsync.access import Target
 from modelsync.cli.output import print_json, print_table
 from modelsync.core.errors import DigestMismatch, IntegrityFault, LayoutCorrupt
 from modelsync.core.ids import Digest, model_name

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from modelsync.cli.access import Target, access, run
+from modelsync.access import Target, access, run
 from modelsync.cli.output import print_json, printable
 from modelsync.core import commands
 

@@ -139,6 +139,16 @@ class CannotListen(LocalFault):
 
 
 @dataclass(eq=False)
+class LibraryMissing(LocalFault):
+    """A library that this needs is not installed; the named extra has it."""
+
+    retryable: ClassVar[bool] = False
+    library: str
+    extra: str
+    """As in ``pip install 'modelsync[EXTRA]'``; empty where no extra has it."""
+
+
+@dataclass(eq=False)
 class WatchUnavailable(LocalFault):
     """The kernel gave no watch on the models directory; it is scanned every few seconds instead."""
 

@@ -112,6 +112,21 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         fsync_directory(path.parent)
 
 
+def replace_directory(path: Path, fresh: Path, aside: Path) -> None:
+    """Put a directory where another one may be; that one is then ``aside``. Not durable, and for an instant neither is
+    there: who looks just then must take a missing name for nothing new. Raises OSError, with the old one in its place.
+    """
+    replaced = path.exists()
+    if replaced:
+        os.rename(path, aside)
+    try:
+        os.rename(fresh, path)
+    except OSError:
+        if replaced:
+            os.rename(aside, path)
+        raise
+
+
 def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]]) -> None:
     """Point symbolic links of one directory elsewhere, one after another and each in one step; then one fsync.
 

@@ -46,6 +46,8 @@ MAX_ANSWER_BYTES = 16 << 20
 """A status document of a thousand nodes with a hundred models each."""
 MAX_REDIRECTS = 3
 """A replica, a primary that has just stepped down, and one to spare."""
+MAX_QUERY_BYTES = 2000
+"""Above it, what is said about an upload goes into a form: servers and proxies take request lines of about 8 KB."""
 PUBLISH_ANSWER_S = 900.0
 """From the last byte sent to the answer: the primary takes the files in and fsyncs them, 100 GB on a slow disk."""
 
@@ -157,12 +159,16 @@ class ControlClient:
         """
         files = await asyncio.to_thread(files_of, path)
         whole = not await asyncio.to_thread(path.is_dir)
-        body = OutgoingBody(files, whole=whole, on_progress=progress or (lambda sent, total: None))
-        query = {"note": note, "author": author, "version": str(version or "")}
-        query["metadata"] = json.dumps(dict(metadata), allow_nan=False) if metadata else ""
-        query["filename"] = files[0].name if whole else ""
-        given = {key: value for key, value in query.items() if value}
-        answer = await self._follow(url, f"/v1/models/{name}", functools.partial(self._upload, body=body, query=given))
+        said = {"note": note, "author": author, "version": str(version or "")}
+        said["metadata"] = json.dumps(dict(metadata), allow_nan=False) if metadata else ""
+        fields = {key: text for key, text in said.items() if text}
+        query = {**fields, **({"filename": files[0].name} if whole else {})}
+        if len(URL.build(query=query).raw_query_string) > MAX_QUERY_BYTES:
+            query, whole = {}, False
+        else:
+            fields = {}
+        body = OutgoingBody(files, whole=whole, fields=fields, on_progress=progress or (lambda sent, total: None))
+        answer = await self._follow(url, f"/v1/models/{name}", functools.partial(self._upload, body=body, query=query))
         published = json_object(answer, "answer to a publish")
         if not isinstance(published.get("version"), int) or not isinstance(published.get("digest"), str):
             raise MalformedMessage(what="answer to a publish", reason="it names no version and digest")

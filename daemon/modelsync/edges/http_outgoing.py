@@ -9,7 +9,7 @@ import asyncio
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,16 +74,24 @@ class OutgoingBody:
     Args:
         files: what to send; more than one, or a path with ``/``, makes it multipart.
         whole: send the one file as it is, without multipart.
+        fields: what is said about them, ahead of them; a body that is one whole file has none.
         on_progress: told (sent, total) in bytes after each block.
     """
 
     def __init__(
-        self, files: tuple[OutgoingFile, ...], *, whole: bool, on_progress: Callable[[int, int], None]
+        self,
+        files: tuple[OutgoingFile, ...],
+        *,
+        whole: bool,
+        fields: Mapping[str, str],
+        on_progress: Callable[[int, int], None],
     ) -> None:
+        assert not (whole and fields)
         self._files = files
         self._whole = whole
         self._on_progress = on_progress
         self._boundary = secrets.token_hex(16)
+        self._fields = b"".join(self._field(name, text) for name, text in fields.items())
         self.failure: SourceChanged | None = None
         """Why the last sending broke off, where that was the file's doing: an HTTP library hides it in its own."""
 
@@ -98,7 +106,7 @@ class OutgoingBody:
         content = sum(file.size_bytes for file in self._files)
         if self._whole:
             return content
-        return content + sum(len(self._head(file)) + 2 for file in self._files) + len(self._end())
+        return len(self._fields) + content + sum(len(self._head(file)) + 2 for file in self._files) + len(self._end())
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """The bytes, from the start. Sets ``failure`` and raises SourceChanged if a file is not what it was."""
@@ -109,6 +117,8 @@ class OutgoingBody:
             self._on_progress(sent, total)
 
     async def _pieces(self) -> AsyncIterator[bytes]:
+        if self._fields:
+            yield self._fields
         for file in self._files:
             if not self._whole:
                 yield self._head(file)
@@ -160,6 +170,9 @@ class OutgoingBody:
             f'Content-Disposition: form-data; name="file"; filename="{file.name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
+
+    def _field(self, name: str, text: str) -> bytes:
+        return f'--{self._boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'.encode()
 
     def _end(self) -> bytes:
         return f"--{self._boundary}--\r\n".encode()

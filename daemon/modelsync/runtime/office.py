@@ -17,6 +17,7 @@ import structlog
 
 from modelsync.core.errors import LocalFault, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
 from modelsync.core.ids import ModelName, NodeId
+from modelsync.core.source_notes import SourceNotes
 from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.publisher import Draft, Publisher
@@ -28,6 +29,8 @@ RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 REMEMBER_S = 1.0
 
+ReadNotes = Callable[[Path], SourceNotes]
+"""What lies in a model's directory about it; blocks, raises NotAModel."""
 OpenSources = Callable[[Mapping[str, tuple[SourceFile, ...]]], AbstractAsyncContextManager[Sources]]
 
 
@@ -43,13 +46,21 @@ class Office:
     """The models directory's way into the catalog, while this node is primary."""
 
     def __init__(
-        self, *, node: NodeId, watch: Path | None, publisher: Publisher, disk: CatalogDisk, open_sources: OpenSources
+        self,
+        *,
+        node: NodeId,
+        watch: Path | None,
+        publisher: Publisher,
+        disk: CatalogDisk,
+        open_sources: OpenSources,
+        read_notes: ReadNotes,
     ) -> None:
         self._node = node
         self._watch = watch
         self._publisher = publisher
         self._disk = disk
         self._open_sources = open_sources
+        self._read_notes = read_notes
         self._sources: Sources | None = None
         self._known: dict[str, tuple[SourceFile, ...]] = {}
         self._refused: dict[str, str] = {}
@@ -118,16 +129,8 @@ class Office:
 
     async def _publish(self, ready: ReadySource, sources: Sources, attempt: int) -> float:
         """Try once. Returns 0 when it is settled, or the seconds after which to try again."""
-        draft = Draft(
-            model=ready.model,
-            root=ready.root,
-            files=ready.files,
-            version=ready.version,
-            author=f"watch@{self._node}",
-            arrived=ready.arrived,
-        )
         try:
-            await self._publisher.publish(draft)
+            await self._publisher.publish(await self._draft(ready))
         except SourceChanged:
             sources.retry(ready)
             return 0
@@ -143,6 +146,22 @@ class Office:
         self._refused.pop(ready.key, None)
         self._remember(ready.key, ready)
         return 0
+
+    async def _draft(self, ready: ReadySource) -> Draft:
+        """With what its publisher said of it. Read before the files are: a directory that was replaced in between does
+        not pass for the one that was scanned (SourceChanged), so words and weights are of one publish.
+        """
+        notes = await asyncio.to_thread(self._read_notes, ready.root) if ready.root != self._watch else SourceNotes()
+        return Draft(
+            model=ready.model,
+            root=ready.root,
+            files=ready.files,
+            version=ready.version,
+            author=notes.author or f"watch@{self._node}",
+            note=notes.note,
+            metadata=notes.metadata,
+            arrived=ready.arrived,
+        )
 
     def _remember(self, key: str, ready: ReadySource) -> None:
         """So that a restart does not hash it again; written soon, since a loss costs only that."""

@@ -1,4 +1,5 @@
-"""How a command reaches a fleet: through the daemon of this host, or through Redis and whichever daemon answers.
+"""How a command, or a program that publishes, reaches a fleet: through the daemon of this host or one that is named, or
+through Redis and whichever daemon answers.
 
 Reading works with Redis alone; whatever changes something is asked of a daemon, which passes it on to the primary.
 aiohttp and redis-py take a tenth of a second each to import, so each is imported by the first call that needs it.
@@ -32,11 +33,15 @@ REDIS_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the options of the command line named."""
+    """What the options of the command line, or the arguments of a call, named; the first of these that is given."""
 
     config_file: str
     redis: str | None
     fleet: str
+    url: str | None = None
+    """A daemon to ask, without a configuration file or Redis."""
+    token: str | None = None
+    """The fleet's token, where no configuration file says it."""
 
     def config(self) -> Config:
         """This host's configuration. Raises ConfigurationFault."""
@@ -161,16 +166,15 @@ class Access:
 
 @contextlib.asynccontextmanager
 async def access(target: Target, timeout_s: float = 10.0) -> AsyncIterator[Access]:
-    """Reach the fleet that the command line names. Raises ConfigurationFault, BadName."""
-    token: str | None = None
+    """Reach the fleet that a target names. Raises ConfigurationFault, BadName."""
+    token = target.token
     security = SecuritySection()
-    if target.redis is not None:
-        local_url: str | None = None
-        redis_url: str | None = target.redis
+    local_url, redis_url = target.url, target.redis
+    if local_url is not None or redis_url is not None:
         fleet = fleet_name(target.fleet)
     else:
         config = target.config()
-        if config.security.token_file is not None:
+        if config.security.token_file is not None and token is None:
             token = configuration.read_secret(config.security.token_file, "security.token_file")
         redis_url = None if config.fleet.redis == "embedded" else config.fleet.redis
         security = config.security
