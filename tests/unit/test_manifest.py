@@ -78,7 +78,7 @@ def test_the_bytes() -> None:
     assert data.decode() == (
         f'{{"author":"ann","content":"{C}","created_ms":1700000000000,'
         f'"files":[{{"chunk_bytes":1048576,"chunk_list":"{B}","digest":"{A}","mode":493,"path":"model.bin",'
-        f'"size_bytes":17825792}}],"format":1,"id":"7-42","metadata":{{"alpha":{{"$float":"0.1"}}}},"model":"fraud",'
+        f'"size_bytes":17825792}}],"format":2,"id":"7-42","metadata":{{"alpha":{{"$float":"0.1"}}}},"model":"fraud",'
         f'"note":"retrained","parent":null,"version":3}}'
     )
 
@@ -127,9 +127,9 @@ def files(*changes: dict[str, Any]) -> Change:
 
 
 REFUSED: list[tuple[Change, str]] = [
-    (at("format", 2), "format 2: this release reads format 1"),
-    (at("format", True), "format True: this release reads format 1"),
-    (lambda d: d.pop("format"), "format None: this release reads format 1"),
+    (at("format", 3), "format 3: this release reads formats 1 and 2"),
+    (at("format", True), "format True: this release reads formats 1 and 2"),
+    (lambda d: d.pop("format"), "format None: this release reads formats 1 and 2"),
     (at("extra", 1), "keys ['extra'] are missing or unknown"),
     (lambda d: d.pop("note"), "keys ['note'] are missing or unknown"),
     (at("metadata", []), "metadata is not an object"),

@@ -14,7 +14,9 @@ from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import Digest, EntryId, ModelName, Version, model_name, version
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Format 1 had no seed maps, and differs in nothing else."""
 CHUNK_BYTES = 1 << 20
 """1 MiB: BLAKE3 runs at full speed from 64 KiB up, and a smaller chunk makes a smaller delta."""
 MAX_INLINE_CHUNKS = 16
@@ -37,6 +39,8 @@ class FileEntry:
     chunks: tuple[Digest, ...] = ()
     chunk_list: Digest | None = None
     chunk_bytes: int = CHUNK_BYTES
+    seeds: Digest | None = None
+    """A map of which ranges lie in files of earlier versions (core.seeds): a hint, of no weight in what the file is."""
 
     @property
     def chunk_count(self) -> int:
@@ -68,9 +72,9 @@ class Manifest:
         return sum(entry.size_bytes for entry in self.files)
 
     def referenced(self) -> frozenset[Digest]:
-        """Every object that the version needs: files and chunk lists."""
-        lists = {entry.chunk_list for entry in self.files if entry.chunk_list is not None}
-        return frozenset(entry.digest for entry in self.files) | lists
+        """Every object of the version: files, chunk lists and seed maps."""
+        documents = {named for entry in self.files for named in (entry.chunk_list, entry.seeds) if named is not None}
+        return frozenset(entry.digest for entry in self.files) | documents
 
 
 def content_bytes(files: Iterable[FileEntry]) -> bytes:
@@ -136,6 +140,8 @@ def _encode_file(entry: FileEntry) -> dict[str, Any]:
         record["chunk_list"] = str(entry.chunk_list)
     else:
         record["chunks"] = [str(chunk) for chunk in entry.chunks]
+    if entry.seeds is not None:
+        record["seeds"] = str(entry.seeds)
     return record
 
 
@@ -164,7 +170,8 @@ def _decode(value: Any) -> Manifest:
     _require(isinstance(value, dict), "it is not an object")
     format_ = value.get("format")
     _require(
-        format_ == FORMAT and not isinstance(format_, bool), f"format {format_!r}: this release reads format {FORMAT}"
+        format_ in READABLE and not isinstance(format_, bool),
+        f"format {format_!r}: this release reads formats {' and '.join(map(str, READABLE))}",
     )
     _require(value.keys() == _KEYS, f"keys {sorted(value.keys() ^ _KEYS)} are missing or unknown")
     _require(isinstance(value["metadata"], dict), "metadata is not an object")
@@ -173,6 +180,7 @@ def _decode(value: Any) -> Manifest:
         _require(isinstance(value[key], str) and len(value[key].encode()) <= MAX_TEXT_BYTES, f"{key} is not short text")
     _require(_natural(value["created_ms"]), "created_ms is not a number of milliseconds")
     files = tuple(_decode_file(item) for item in value["files"])
+    _require(format_ > 1 or all(entry.seeds is None for entry in files), "a manifest of format 1 has no seed maps")
     paths = [entry.path for entry in files]
     _require(paths == sorted(set(paths)), "files are not sorted by path, or a path stands twice")
     _require_no_nesting(paths)
@@ -205,7 +213,7 @@ def _require_no_nesting(paths: list[str]) -> None:
 
 def _decode_file(value: Any) -> FileEntry:
     _require(isinstance(value, dict), "a file is not an object")
-    extra = value.keys() - _FILE_KEYS
+    extra = value.keys() - _FILE_KEYS - {"seeds"}
     _require(value.keys() >= _FILE_KEYS and extra in ({"chunks"}, {"chunk_list"}), "a file's keys are not as agreed")
     _require(_natural(value["size_bytes"]), "size_bytes is not a size")
     _require(value["mode"] in (0o644, 0o755), "mode is neither 0644 nor 0755")
@@ -217,6 +225,7 @@ def _decode_file(value: Any) -> FileEntry:
         digest=Digest.parse(value["digest"]),
         chunks=_decode_chunks(value.get("chunks", [])),
         chunk_list=Digest.parse(value["chunk_list"]) if "chunk_list" in value else None,
+        seeds=Digest.parse(value["seeds"]) if "seeds" in value else None,
     )
     inline = entry.chunk_count <= MAX_INLINE_CHUNKS
     _require(inline == (entry.chunk_list is None), "chunks are inline up to 16 and a list of their own above")

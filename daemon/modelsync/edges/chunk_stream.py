@@ -37,6 +37,9 @@ class FilePull:
     verified: set[int]
     progress: Progress
 
+    def missing(self) -> list[int]:
+        return [index for index in range(self.entry.chunk_count) if index not in self.verified]
+
 
 def receive(response: http.client.HTTPResponse, peer: Peer, pull: FilePull, run: Run, limiter: RateLimiter) -> None:
     """A run of chunks from a body that holds exactly them.

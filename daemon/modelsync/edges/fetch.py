@@ -18,8 +18,10 @@ from typing import TypeVar
 
 from blake3 import blake3
 
+from modelsync.core import seeds
 from modelsync.core.errors import (
     DigestMismatch,
+    IntegrityFault,
     LocalFault,
     ModelsyncError,
     OutOfDescriptors,
@@ -28,12 +30,14 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
+from modelsync.core.seeds import Assembly, Layer
 from modelsync.core.transfer import Run, runs
 from modelsync.edges import partial_file
 from modelsync.edges.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.durable import local_faults
 from modelsync.edges.peer_connections import Connections, read_exactly, require_going_on
 from modelsync.edges.rate_limit import RateLimiter
+from modelsync.edges.seeding import HeldChunks, Seeding
 from modelsync.edges.store import Store
 from modelsync.ports import Peer, Progress
 
@@ -52,6 +56,7 @@ class Fetcher:
         self._store = store
         self._limiter = limiter
         self._connections = Connections(headers)
+        self._held = HeldChunks(store)
         self._silent_until_s: dict[str, float] = {}
         self._guard = threading.Lock()
         self._under_way: dict[Digest, threading.Event] = {}
@@ -160,11 +165,44 @@ class Fetcher:
             verified = partial_file.verified_chunks(descriptor, entry, chunks, lambda: require_going_on(progress))
             progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in verified))
             pull = FilePull(entry, chunks, partial, descriptor, verified, progress)
+            if entry.chunk_count > 1:
+                self._seed(pull, peers)
             while missing := runs(entry, verified):
                 self._from_any(peers, progress, partial_call(self._run, pull, missing[0]))  # (2)
             self._finish(pull, partial)  # (2) and (3)
         finally:
             os.close(descriptor)
+
+    def _seed(self, pull: FilePull, peers: Sequence[Peer]) -> None:
+        """Fill what this host holds already; the holes in it are small, and asked for here."""
+        with contextlib.closing(Seeding(self._store, pull)) as seeding:
+            if missing := pull.missing():
+                seeding.fill(self._held.layer(pull, missing))
+            if pull.entry.seeds is None or not pull.missing():
+                return
+            for plan in seeding.fill(self._mapped(pull, pull.entry.seeds, peers)):
+                self._from_any(peers, pull.progress, partial_call(self._fill_gaps, pull, plan))
+                seeding.verify(plan.index)  # not right: the whole chunk is asked for, as if there were no map
+
+    def _mapped(self, pull: FilePull, digest: Digest, peers: Sequence[Peer]) -> Layer:
+        """What the publisher's map says of files that are held here; nothing where it cannot be had."""
+        aside = Progress(cancelled=pull.progress.cancelled)  # who has no map is not to blame
+        try:
+            data = self.document(digest, peers, seeds.MAX_MAP_BYTES, aside)
+            layers = seeds.decode(data, pull.entry)
+        except (PeerRefused, PeerUnavailable, IntegrityFault):
+            return ()
+        pull.progress.add(wire_bytes=aside.wire_bytes)
+        return seeds.usable(layers, self._store.has)
+
+    def _fill_gaps(self, pull: FilePull, plan: Assembly, peer: Peer) -> None:
+        for offset, size in plan.gaps:
+            self._limiter.take(size, pull.progress.cancelled)
+            with self._connections.get(peer, pull.entry.digest, (offset, offset + size)) as response:
+                data = memoryview(bytearray(size))
+                read_exactly(response, data, peer, pull.progress)
+            pull.progress.add(wire_bytes=size)
+            partial_file.write_at(pull.descriptor, data, offset)
 
     def _run(self, pull: FilePull, run: Run, peer: Peer) -> None:
         """Receive what is still missing of a range; an earlier peer may have delivered the beginning of it.

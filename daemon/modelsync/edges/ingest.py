@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from blake3 import blake3
@@ -20,6 +21,7 @@ from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, MAX_INLINE_CHUNKS, FileEntry
 from modelsync.edges import durable
 from modelsync.edges.durable import local_faults
+from modelsync.edges.seed_maps import with_seeds
 from modelsync.edges.store import BATCH_FILES, Store
 from modelsync.ports import SourceFile
 
@@ -32,9 +34,11 @@ _OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 class IngestingStore(Store):
     """The store with its ways in: from the models directory and from finished uploads."""
 
-    def ingest(self, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
+    def ingest(
+        self, root: Path, sources: Sequence[SourceFile], bases: Sequence[FileEntry] = ()
+    ) -> tuple[FileEntry, ...]:
         """Copy the files of one version into the store; see ``ingest``."""
-        return ingest(self, root, sources)
+        return ingest(self, root, sources, bases)
 
     def survey(self, root: Path) -> tuple[SourceFile, ...]:
         """Every regular file below a directory of our own. Raises NotAModel for anything else that lies there."""
@@ -54,12 +58,15 @@ def _surveyed(path: Path, relative: str) -> SourceFile:
     return SourceFile(relative, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, info.st_mode)
 
 
-def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
+def ingest(
+    store: Store, root: Path, sources: Sequence[SourceFile], bases: Sequence[FileEntry] = ()
+) -> tuple[FileEntry, ...]:
     """Copy the files of one version into the store.
 
     Args:
         root: what the paths are relative to.
         sources: as the scan saw them, sorted by path or not.
+        bases: the files of the version before, whose holders need not receive what these share with them.
     Raises:
         SourceChanged: a file changed meanwhile; try again when it has settled.
         NotAModel: a file cannot be read as a regular file.
@@ -78,7 +85,7 @@ def ingest(store: Store, root: Path, sources: Sequence[SourceFile]) -> tuple[Fil
         for temporary, _ in staged:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-    return tuple(_with_chunk_list(store, entry) for _, entry in staged)
+    return tuple(_with_chunk_list(store, with_seeds(store, entry, bases)) for _, entry in staged)
 
 
 def _stage_each(store: Store, root: Path, sources: Sequence[SourceFile], staged: list[tuple[Path, FileEntry]]) -> None:
@@ -102,7 +109,7 @@ def _with_chunk_list(store: Store, entry: FileEntry) -> FileEntry:
     if len(entry.chunks) <= MAX_INLINE_CHUNKS:
         return entry
     chunk_list = store.put_document(b"".join(chunk.raw for chunk in entry.chunks))
-    return FileEntry(entry.path, entry.size_bytes, entry.mode, entry.digest, chunk_list=chunk_list)
+    return replace(entry, chunks=(), chunk_list=chunk_list)
 
 
 def _copy(store: Store, root: Path, source: SourceFile, *, sync: bool) -> tuple[Path, FileEntry]:

@@ -78,7 +78,9 @@ class VersionStore(Protocol):
         self, keep: Mapping[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
     ) -> dict[str, int]: ...
 
-    def ingest(self, root: Path, sources: Sequence[SourceFile]) -> tuple[FileEntry, ...]:
+    def ingest(
+        self, root: Path, sources: Sequence[SourceFile], bases: Sequence[FileEntry] = ()
+    ) -> tuple[FileEntry, ...]:
         """Copy the files of one version into the store. Raises SourceChanged, NotAModel, DiskFull, DiskFailed."""
 
     def survey(self, root: Path) -> tuple[SourceFile, ...]:

@@ -100,8 +100,13 @@ class Publisher:
         """
         self._require_authority()
         async with self.gate.shared():
-            files = await asyncio.to_thread(self._store.ingest, draft.root, draft.files)
+            files = await asyncio.to_thread(self._ingest, draft)
             return await self._chained(lambda: self._publish(draft, files))
+
+    def _ingest(self, draft: Draft) -> tuple[FileEntry, ...]:
+        record = self._book.record(draft.model)
+        head = self._store.manifest(record.require(record.head).digest) if record.head is not None else None
+        return self._store.ingest(draft.root, draft.files, head.files if head else ())
 
     async def _chained(self, write: Callable[[], Awaitable[Answer]]) -> Answer:
         """Write under the lock; where Redis has lost what came before, write that back first and try once more."""
