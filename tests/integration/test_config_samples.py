@@ -33,7 +33,7 @@ DENIED = r"(?i)no permission|can't (run this command|access at least one)|ACL fa
 
 def parsed(text: str, tmp_path: Path) -> Config:
     """Parse a sample; the secret files that it names stand in a folder of the test's."""
-    for name in ("token", "redis-password", "redis-ca.pem"):
+    for name in ("token", "redis-password", "redis-ca.pem", "store"):
         (tmp_path / name).write_text("x" * 20)
         (tmp_path / name).chmod(0o600)
     text = text.replace("/etc/modelsync/", f"{tmp_path}/")
@@ -90,6 +90,8 @@ def test_the_marks_of_a_restart_are_true(tmp_path: Path) -> None:
         "[lease]\nttl_s = 9\nheartbeat_s = 1\n[transfer]\nrate_limit_bytes_per_s = 1\nconcurrency = 1\n"
         '[security]\ntoken_file = "/etc/modelsync/token"\nredis_password_file = "/etc/modelsync/redis-password"\n'
         'redis_tls_ca_file = "/etc/modelsync/redis-ca.pem"\n'
+        '[storage]\nmode = "partitioned"\ncopies = 1\nurl = "s3://o"\ncredentials_file = "/etc/modelsync/store"\n'
+        'cache_bytes = 1\nahead = ["o"]\nreplace_after_s = 1\nmoves = 1\n'
     )
     assert marked == set(config.differences(old, parsed(other, tmp_path)).restart)
 

@@ -11,6 +11,7 @@ from modelsync.config.schema import (
     ModelsSection,
     NodeSection,
     SecuritySection,
+    StorageSection,
     TransferSection,
 )
 from modelsync.config.secret_files import read_secret
@@ -25,6 +26,7 @@ __all__ = [
     "ModelsSection",
     "NodeSection",
     "SecuritySection",
+    "StorageSection",
     "TransferSection",
     "build",
     "differences",

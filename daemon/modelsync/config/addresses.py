@@ -50,6 +50,25 @@ def derived_url(listen: Address, hostname: str) -> str:
     return f"http://{Address(hostname, listen.port)}"
 
 
+def store_url(value: object) -> str:
+    """An object store's URL, without a slash at its end; empty for none.
+
+    Raises:
+        ValueError: another scheme, no bucket, a path that is not absolute, or a secret in it.
+    """
+    text = str(value)
+    if not text:
+        return ""
+    parts = urlsplit(text)
+    right = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///PATH would be right"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("credentials and options belong in storage.credentials_file or the environment")
+    local = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1 and ".." not in parts.path.split("/")
+    if not local and not (parts.scheme in ("s3", "gs", "az") and parts.netloc):
+        raise ValueError(right)
+    return text.rstrip("/")
+
+
 def is_wildcard(host: str) -> bool:
     """Whether this listens on every address."""
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 from modelsync.config.reading import Section
 from modelsync.config.schema import ModelSection
 from modelsync.core import ids
 from modelsync.core.ids import ModelName
+from modelsync.core.modes import MODES, Mode
 from modelsync.core.rollout import EACH, STRATEGIES, Gate
 
 _RIGHT_SHARES = "a list of whole numbers from 1 to 100, such as [10, 50],"
@@ -32,6 +34,8 @@ def _section(table: Section) -> ModelSection:
     default = ModelSection()
     return ModelSection(
         keep=table.whole("keep", None, 1, 10_000),
+        mode=_mode(table),
+        copies=table.whole("copies", None, 1, 16),
         strategy=table.choice("strategy", EACH, STRATEGIES),
         straggler_s=table.number("straggler_s", default.straggler_s, 1, 86_400),
         soak_s=table.number("soak_s", default.soak_s, 0, 604_800),
@@ -39,6 +43,14 @@ def _section(table: Section) -> ModelSection:
         waves_percent=table.parsed("waves_percent", default.waves_percent, table.raw("waves_percent"), _shares),
         gate=_gate(table),
     )
+
+
+def _mode(table: Section) -> Mode | None:
+    """As in ``[storage]`` where the model says nothing."""
+    if not table.given("mode"):
+        table.raw("mode")
+        return None
+    return cast(Mode, table.choice("mode", MODES[0], MODES))
 
 
 def _shares(value: object) -> tuple[int, ...]:

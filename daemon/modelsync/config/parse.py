@@ -19,7 +19,7 @@ from modelsync.config import redis_urls
 from modelsync.config.addresses import advertised_url, derived_url, listen_address
 from modelsync.config.document import parsed_toml, read_text
 from modelsync.config.model_section import model_sections
-from modelsync.config.reading import Faults, Section
+from modelsync.config.reading import Faults, Section, dotted
 from modelsync.config.schema import (
     Address,
     Config,
@@ -28,12 +28,15 @@ from modelsync.config.schema import (
     ModelsSection,
     NodeSection,
     SecuritySection,
+    StorageSection,
     TransferSection,
 )
 from modelsync.config.secret_files import secret_fault
+from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
+from modelsync.core.modes import Mode
 
 _DEFAULT_LISTEN = "127.0.0.1:8461"
 _SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security")
@@ -45,6 +48,7 @@ _HOMES = {
         ("models", ModelsSection),
         ("lease", LeaseSection),
         ("transfer", TransferSection),
+        ("storage", StorageSection),
         ("security", SecuritySection),
     )
     for field in fields(schema)
@@ -104,13 +108,14 @@ def build(document: Mapping[str, Any], source: str, hostname: str | None = None)
         models=_models(section("models")),
         lease=_lease(section("lease")),
         transfer=_transfer(section("transfer")),
+        storage=storage_section(section("storage"), _HOMES),
         security=_security(section("security")),
         pins=_pins(section("pins")),
         model=model_sections(section("model")),
     )
-    _storage(section("storage"))
     _check_directories(config, faults)
     _check_redis_secrets(config, faults)
+    _check_modes(config, faults)
     faults.raise_if_any(source)
     return config
 
@@ -210,13 +215,6 @@ def _security(table: Section) -> SecuritySection:
     return section
 
 
-def _storage(table: Section) -> None:
-    mode = table.choice("mode", "replicated", ("replicated", "shared", "partitioned"))
-    if mode != "replicated":
-        table.fault("mode", f'is "{mode}", which this version does not have; "replicated" would be right')
-    table.finish(_HOMES)
-
-
 def _pins(table: Section) -> Mapping[ModelName, int | str]:
     pins: dict[ModelName, int | str] = {}
     for key in list(table.names()):
@@ -259,3 +257,12 @@ def _check_redis_secrets(config: Config, faults: Faults) -> None:
         faults.add("security.redis_password_file", "fleet.redis gives a password too; one of them would be right")
     if security.redis_tls_ca_file is not None and url and not redis_urls.asks_for_tls(url):
         faults.add("security.redis_tls_ca_file", "is only used with rediss://… or sentinel://…?tls=true in fleet.redis")
+
+
+def _check_modes(config: Config, faults: Faults) -> None:
+    """A model that lies in an object store needs one."""
+    sections: list[tuple[str, Mode | None]] = [("storage.mode", config.storage.mode)]
+    sections += [(f"model.{dotted(name)}.mode", own.mode) for name, own in config.model.items()]
+    for key, mode in sections:
+        if mode == "shared" and not config.storage.url:
+            faults.add(key, 'is "shared", and storage.url names no object store; s3://BUCKET/PREFIX would be right')

@@ -21,6 +21,12 @@ _LIVE_KEYS = frozenset(
         "models.exclude",
         "transfer.rate_limit_bytes_per_s",
         "transfer.concurrency",
+        "storage.mode",
+        "storage.copies",
+        "storage.cache_bytes",
+        "storage.ahead",
+        "storage.replace_after_s",
+        "storage.moves",
     }
 )
 _LIVE_SECTIONS = frozenset({"pins", "model"})
@@ -58,6 +64,7 @@ def in_force(old: Config, new: Config) -> Config:
         node=replace(old.node, priority=new.node.priority, nofailover=new.node.nofailover, labels=new.node.labels),
         models=replace(new.models, watch=old.models.watch),
         transfer=new.transfer,
+        storage=replace(new.storage, url=old.storage.url, credentials_file=old.storage.credentials_file),
         pins=new.pins,
         model=new.model,
     )

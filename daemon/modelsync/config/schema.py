@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from modelsync.core.ids import FleetName, ModelName, NodeId
+from modelsync.core.modes import Mode
 from modelsync.core.rollout import EACH, Gate, Plan
 
 
@@ -90,6 +91,27 @@ class TransferSection:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageSection:
+    """Which hosts hold which models, and where else the bytes lie."""
+
+    mode: Mode = "replicated"
+    copies: int = 2
+    """``partitioned``: on how many hosts each model lies."""
+    url: str = ""
+    """``shared``: the object store, ``s3://``, ``gs://``, ``az://`` or ``file:///``; empty: none."""
+    credentials_file: Path | None = None
+    """``name=value`` lines for the object store, read again when it refuses."""
+    cache_bytes: int = 0
+    """What a host may keep of models that it need not hold; 0: no limit but the disk."""
+    ahead: tuple[str, ...] = ("*",)
+    """``shared``: patterns over names of models that this host has ready before anybody asks."""
+    replace_after_s: float = 600.0
+    """``partitioned``: a host that was silent for this long is replaced as owner."""
+    moves: int = 4
+    """``partitioned``: copies that are made at once, for evenness; lost copies are replaced beside them."""
+
+
+@dataclass(frozen=True, slots=True)
 class SecuritySection:
     """Files that hold secrets; their contents are read by ``read_secret`` and never kept here."""
 
@@ -103,6 +125,8 @@ class ModelSection:
     """What differs for one model. None: as in ``[models]``."""
 
     keep: int | None = None
+    mode: Mode | None = None
+    copies: int | None = None
     strategy: str = EACH
     straggler_s: float = 120.0
     soak_s: float = 300.0
@@ -132,6 +156,7 @@ class Config:
     models: ModelsSection = ModelsSection()
     lease: LeaseSection = LeaseSection()
     transfer: TransferSection = TransferSection()
+    storage: StorageSection = StorageSection()
     security: SecuritySection = SecuritySection()
     pins: Mapping[ModelName, int | str] = field(default_factory=lambda: MappingProxyType({}))
     """This host's own pins: a version, or an alias that is resolved when it is used."""
@@ -145,3 +170,9 @@ class Config:
     def rollout(self, name: ModelName) -> Plan:
         """How a new version of this model reaches the hosts."""
         return self.model[name].rollout if name in self.model else Plan()
+
+    def mode(self, name: ModelName) -> tuple[Mode, int]:
+        """How this model is kept, and in how many copies where that counts."""
+        own = self.model.get(name, ModelSection())
+        mode, copies = own.mode or self.storage.mode, own.copies or self.storage.copies
+        return mode, copies if mode == "partitioned" else 0

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from modelsync.core import canonical, rollout
+from modelsync.core import canonical, modes, rollout
 from modelsync.core.errors import BadName, MalformedMessage, NoSuchVersion, PolicyRefusal, VersionConflict
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, version
+from modelsync.core.modes import REPLICATED, Placement
 from modelsync.core.rollout import Rollout
 
 MAX_VERSIONS = 500
@@ -53,6 +54,8 @@ class ModelRecord:
     """Numbers an operator deleted: what tells a deleted version from one that another node never heard of."""
     rollout: Rollout | None = None
     """The last one; it is followed while it is open."""
+    placement: Placement = REPLICATED
+    """How it is kept, and who owns it."""
 
     @property
     def wanted(self) -> Version | None:
@@ -216,6 +219,11 @@ def deleted(record: ModelRecord, number: Version, at: EntryId) -> ModelRecord:
     return replace(record, id=at, versions=rest, deleted=frozenset(gone))
 
 
+def placed(record: ModelRecord, placement: Placement, at: EntryId) -> ModelRecord:
+    """Keep it in another mode, or on other nodes. What is wanted does not change."""
+    return replace(record, id=at, placement=placement)
+
+
 def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
     """Of two copies of one record the later: ids order all changes, so it knows everything that still holds."""
     return theirs if theirs.id > ours.id else ours
@@ -263,6 +271,8 @@ def to_fields(record: ModelRecord) -> dict[str, str]:
         "deleted": canonical.encode(sorted(record.deleted)).decode(),
         "rollout": rollout.to_text(record.rollout),
     }
+    if record.placement != REPLICATED:
+        fields["placement"] = modes.encode(record.placement)
     fields.update((f"v:{number}", _version_text(entry)) for number, entry in record.versions.items())
     return fields
 
@@ -296,6 +306,7 @@ def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
             versions=versions,
             deleted=_parse_deleted(fields.get("deleted", "[]")),
             rollout=rollout.from_text(fields.get("rollout", "")),
+            placement=modes.decode(fields.get("placement", "")),
         )
     except BadName as error:
         raise MalformedMessage(what=f"record of model {name}", reason=str(error)) from error
