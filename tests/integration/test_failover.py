@@ -11,40 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.daemons import Daemon, Fleet, until
-from tests.integration.terms import QUICK_LEASE, TTL_S, Ledger, in_step, primary_of, seen_by
-
-NAMES = ("alpha", "beta", "gamma")
-
-
-class Crew(Fleet):
-    """Three daemons that every test finds whole and in step."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.ledger = Ledger()
-        for name in NAMES:
-            self.add(name, QUICK_LEASE, wait=name == NAMES[0])
-
-    def mend(self) -> None:
-        self.valkey.start()
-        for daemon in self.daemons:
-            if daemon.process is None or daemon.process.poll() is not None:
-                daemon.start()
-            daemon.signal(signal.SIGCONT)
-        until(lambda: in_step(self.daemons), "a fleet in step", 30)
-
-    def primary(self) -> Daemon:
-        return primary_of(self.daemons)
-
-    def others(self, *without: Daemon) -> list[Daemon]:
-        return [daemon for daemon in self.daemons if daemon not in without]
-
-    def epoch(self) -> int:
-        return int(self.daemons[0].status()["epoch"])
-
-    def by_name(self, name: str) -> Daemon:
-        return next(daemon for daemon in self.daemons if daemon.name == name)
+from tests.integration.crew import Crew, await_live
+from tests.integration.daemons import until
+from tests.integration.terms import TTL_S, Ledger, in_step, primary_of, seen_by
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +29,6 @@ def crew(started: Crew) -> Iterator[Crew]:
     yield started
     started.mend()
     started.ledger.check(started.redis, started.daemons)
-
-
-def live(daemon: Daemon, model: str, data: bytes) -> bool:
-    tree = daemon.tree(model)
-    return tree is not None and (tree / f"{model}.bin").read_bytes() == data
-
-
-def await_live(daemons: list[Daemon], model: str, data: bytes) -> None:
-    for daemon in daemons:
-        until(lambda d=daemon: live(d, model, data), f"{model} on {daemon.name}")
 
 
 # --- the primary dies or sleeps ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelsync.core import candidacy, election_holding, election_state, election_watching, lease, promise
 from modelsync.core.election_state import Role
+from modelsync.core.lease import NO_LEASE
 from modelsync.core.promise import Verdict
 from tests.sim import redis_model, schedule
 from tests.sim.oracle import Violation
@@ -262,6 +263,27 @@ def _written_after_a_rollback() -> tuple[Violation, ...]:
     return tuple(world.oracle.violations)
 
 
+def _refused_after_its_answer_was_lost() -> tuple[Violation, ...]:
+    """A write is executed and its answer lost; tried again, it is refused, since the lease is gone for a moment."""
+    world = _fleet()
+    a = world.nodes["a"]
+    world.links["a"] = Link(answers_lost=True)
+    _until(world, lambda: world.redis is not None and world.redis.data.tail > a.disk.applied)
+    world.links.clear()
+    assert world.redis is not None
+
+    def gone_again() -> bool:
+        assert world.redis is not None
+        world.redis.data = redis_model.replace(world.redis.data, lease=NO_LEASE)
+        return False
+
+    world.run(world.now_s + 0.6, gone_again)
+    world.run(world.now_s + 1)
+    a.crash()
+    world.run(world.now_s + 4)
+    return tuple(world.oracle.violations)
+
+
 def _promised_to_the_loser() -> tuple[Violation, ...]:
     """One epoch is granted twice; its loser, who has promised it to itself, is to follow the winner."""
     world = _fleet(first="c")
@@ -404,6 +426,13 @@ MUTATIONS = (
         ((redis_model, "follows", lambda after, tail: True),),
         _written_after_a_rollback,
         ("none-lost",),
+    ),
+    Mutation(
+        "unsettled-writes",
+        "a refused retry frees the id that an earlier try used, and Redis takes any write under it for that try",
+        ((Node, "may_stand", lambda self, refusal: False), (redis_model, "repeats", lambda entry, offered: True)),
+        _refused_after_its_answer_was_lost,
+        ("none-lost", "one-content"),
     ),
 )
 

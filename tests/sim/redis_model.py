@@ -35,6 +35,8 @@ class Data:
     epoch: int = 0
     tail: EntryId = ZERO_ID
     record: Record = Record()
+    entry: tuple[EntryId, dict[int, Written]] | None = None
+    """What the log's last entry was written as: the id it follows, and its versions."""
 
 
 EMPTY = Data()
@@ -53,6 +55,11 @@ def fenced(lease: LeaseView, authority: Authority) -> bool:
 def follows(after: EntryId, tail: EntryId) -> bool:
     """The chain of the log: whoever writes knows the entry before, so a Redis that lost entries is noticed."""
     return after == tail
+
+
+def repeats(entry: tuple[EntryId, dict[int, Written]] | None, offered: tuple[EntryId, dict[int, Written]]) -> bool:
+    """Whether a write under the log's last id is that very entry, sent once more because its answer was lost."""
+    return entry == offered
 
 
 class RedisModel:
@@ -101,12 +108,12 @@ class RedisModel:
         if not fenced(data.lease, authority):
             return "lease"
         if id == data.tail:
-            return "repeat"
+            return "repeat" if repeats(data.entry, (after, written)) else "id"
         if id.epoch != authority.epoch or id < data.tail:
             return "id"
         if not follows(after, data.tail):
             return "behind"
-        self.data = replace(data, tail=id, record=Record(id, {**versions, **written}))
+        self.data = replace(data, tail=id, record=Record(id, {**versions, **written}), entry=(after, dict(written)))
         return "done"
 
 

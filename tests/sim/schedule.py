@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from modelsync.core.lease import NO_LEASE
 from tests.sim.oracle import Violation
-from tests.sim.redis_model import EMPTY, Data, RedisModel
+from tests.sim.redis_model import EMPTY, RedisModel
 from tests.sim.world import TIMING, Link, Node, World
 
 FAULTY_S = 9.0
@@ -177,7 +178,7 @@ def _lease_deleted(world: World) -> None:
     if world.redis is not None:
         data = world.redis.data
         world.trace("the lease is deleted")
-        world.redis_loses(Data(epoch=data.epoch, tail=data.tail, record=data.record))
+        world.redis_loses(replace(data, lease=NO_LEASE))
 
 
 def _two_masters(world: World) -> None:

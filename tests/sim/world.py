@@ -179,6 +179,8 @@ class Node:
         self.catalog_busy = False
         self.office: Authority | None = None
         self.unsettled: tuple[EntryId, EntryId, Written] | None = None
+        self.sent = 0
+        """How often it was sent: more than once means that an answer was lost."""
         self.copies: dict[EntryId, set[str]] = {}
         self.published = 0
         self.wake_s = 0.0
@@ -511,7 +513,7 @@ class Node:
             id = self.next_id(authority.epoch)
             self.published += 1
             content = f"{self.key}{self.process}:{authority.nonce}#{self.published}"
-            self.unsettled = self.disk.applied, id, Written(number, content, id)
+            self.unsettled, self.sent = (self.disk.applied, id, Written(number, content, id)), 0
             self.disk.held.add(content)
         self.catalog_busy = True
         delay_s = dice.uniform(0, 0.5) if dice.random() < 0.1 else dice.uniform(0, 0.01)
@@ -523,6 +525,7 @@ class Node:
             self.catalog_busy = False
             return
         after, id, written = change
+        self.sent += 1
 
         def execute(redis: RedisModel) -> str:
             lease = redis.data.lease
@@ -549,8 +552,12 @@ class Node:
         elif answer == "behind":
             self.unsettled = None
             self.restore(authority)
-        else:
+        elif not self.may_stand(answer):
             self.unsettled = None
+
+    def may_stand(self, refusal: str) -> bool:
+        """Whether a refused write can have been executed before, by a try whose answer was lost."""
+        return refusal == "lease" and self.sent > 1
 
     def restore(self, authority: Authority) -> None:
         """Redis lost entries: write all of the record, on top of what it has."""

@@ -23,6 +23,7 @@ from modelsync.core.commands import Command
 from modelsync.core.errors import (
     AuthorityLost,
     CatalogBehind,
+    LeaseLost,
     ModelsyncError,
     NoPrimary,
     RedisUnavailable,
@@ -306,18 +307,21 @@ class Publisher:
         self._on_published(after.name)
 
     async def _append(self, authority: Authority, change: Change) -> None:
+        unanswered = self._unsettled is change
         for attempt in range(SETTLE_TRIES):
             try:
                 await self._catalog.append(authority, change)
                 self._unsettled = None
                 return
             except RedisUnavailable:
-                self._unsettled = change
+                self._unsettled, unanswered = change, True
                 if attempt == SETTLE_TRIES - 1:
                     raise
                 await asyncio.sleep(SETTLE_PAUSE_S)
             except ModelsyncError as error:
-                self._unsettled = None  # refused: it was not written, and its id is free
+                # Refused, so it was not written and its id is free; but where the lease alone was missing, an earlier
+                # try whose answer was lost may stand in the log.
+                self._unsettled = change if unanswered and isinstance(error, LeaseLost) else None
                 self._note_refusal(change, error)
                 raise
 
