@@ -107,3 +107,25 @@ def test_a_daemon_of_another_fleet_on_the_same_redis_is_a_stranger(fleet: Fleet)
     Ledger().await_accepted([alpha], "m", b"1")
     assert other.status()["models"] == [] and len(alpha.status()["nodes"]) == 1
     assert alpha.status()["fleet"] != other.status()["fleet"]
+
+
+def pulled_bytes(daemon: Daemon) -> int:
+    """Verified bytes of the pull under way, as it says itself."""
+    nodes = [node for node in seen_by(daemon).get("nodes", ()) if node["id"] == daemon.name]
+    return max((line["done_bytes"] for node in nodes for line in node.get("transfers", {}).values()), default=0)
+
+
+def test_a_stop_in_the_middle_of_a_pull_is_quick_and_loses_nothing(fleet: Fleet) -> None:
+    """FAULTS 13: SIGTERM while bytes come in slowly; what was verified is not fetched again."""
+    alpha = fleet.add("alpha", QUICK_LEASE)
+    beta = fleet.add("beta", f"{QUICK_LEASE}[transfer]\nrate_limit_bytes_per_s = {8 << 20}\n")
+    until(lambda: in_step(fleet.daemons), "a fleet in step")
+    data = os.urandom(32 << 20)
+    alpha.put("large.bin", data)
+    until(lambda: pulled_bytes(beta) > 8 << 20, "8 MiB of it")
+    assert beta.stop(timeout_s=10) == 0
+    beta.config.write_text(beta.base + QUICK_LEASE)
+    beta.start()
+    await_live_named([beta], "large")
+    pulled = [line for line in beta.log.read_text().splitlines() if '"version.pulled"' in line]
+    assert int(pulled[-1].partition('"wire_bytes": ')[2].partition(",")[0]) < 26 << 20

@@ -71,7 +71,8 @@ def quick_to_answer(crew: Crew) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("sick", "word"), [(read_only, "READONLY"), (out_of_memory, "OOM"), (without_scripts, "NOPERM")]
+    ("sick", "word"),
+    [(read_only, "ReadOnlyError"), (out_of_memory, "OutOfMemoryError"), (without_scripts, "NoPermissionError")],
 )
 def test_a_redis_that_refuses_writes_is_named_and_waited_out(
     crew: Crew, sick: Callable[[redis.Redis], Callable[[], object]], word: str
@@ -84,7 +85,7 @@ def test_a_redis_that_refuses_writes_is_named_and_waited_out(
         mend = sick(client)
         try:
             until(lambda: all(word in told(daemon) for daemon in crew.daemons), f"all to say {word}", 10)
-            assert [crew.ledger.publish(d, model, b"x")[0] for d in crew.daemons] == [503] * 3
+            assert {crew.ledger.publish(d, model, b"x")[0] for d in crew.daemons} <= {307, 503}
             time.sleep(TTL_S)  # longer than any lease lasts
             assert all(daemon.tree(model) is not None for daemon in crew.daemons), "they go on serving"
         finally:

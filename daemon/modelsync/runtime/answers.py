@@ -73,7 +73,7 @@ class NodeAnswers:
             await node.catalog.report(node.identity.node, node.report())
             await node.book.refresh_nodes()
         except ModelsyncError as error:
-            node.redis_error = str(error)
+            node.redis_failed("report", error)
 
     async def models(self) -> list[dict[str, Any]]:
         records = sorted(self._node.book.records.values(), key=lambda record: record.name)

@@ -266,15 +266,18 @@ class Elector:
             self._feed(msg.ReadFailed())
         else:
             self._troubles.pop("lease", None)
+            if not self.holder_is_silent:
+                self._troubles.pop("acquire", None)  # somebody holds it: it needs not be taken
             self._feed(msg.LeaseRead(lease, _accepted(self._ledger)))
 
     async def _acquire(self, effect: msg.AcquireLease) -> None:
         try:
             reply = await self._coordinator.acquire(effect.observed, effect.nonce, effect.min_epoch)
         except _FAULTS as error:
-            log.warning("acquire.failed", error=str(error), next="the lease is read again; it may have been granted")
+            self._note_trouble("acquire", error)
             self._feed(msg.AcquireFailed())
             return
+        self._troubles.pop("acquire", None)
         granted = isinstance(reply, int)
         self._feed(msg.Granted(reply, effect.nonce) if granted else msg.AcquireRefused(reply))  # type: ignore[arg-type]
 

@@ -115,7 +115,7 @@ class Node:
         self.office = office
         self.elector = elector
         self.clock = clock
-        self.redis_error: str | None = "not read yet"
+        self._redis_faults: dict[str, str] = {"read": "not read yet"}
         self.peer_catalog = peer_catalog
         self.alarms = alarms
         alarms.told = self._tell_alarm
@@ -208,21 +208,19 @@ class Node:
                 await self._restore_if_behind()
                 await _wait(self._sync_wake, self.settings.poll_s)
             except (RemoteFault, AuthorityLost) as error:
-                self._redis_failed(error)
+                self.redis_failed("read", error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
             except ModelsyncError as error:
                 log.warning("catalog.unread", error=str(error), next="what is active goes on; read again")
-                self.redis_error = str(error)
+                self._redis_faults["read"] = str(error)
                 await asyncio.sleep(REDIS_PAUSE_S[1])
 
     async def _refresh(self, *, everything: bool) -> None:
         await self.book.refresh(self.activator.wake, everything=everything)
         if not self.book.nodes:
             await self._refresh_nodes()
-        if self.redis_error is not None:
-            log.info("redis.reached")
-            self.redis_error = None
+        self._redis_answered("read")
 
     async def _refresh_nodes(self) -> None:
         """Read who else is there; the election counts its majorities and ranks its candidates by it."""
@@ -253,10 +251,21 @@ class Node:
         if self.book.redis_behind and self.elector.authority is not None:
             await self.publisher.restore()
 
-    def _redis_failed(self, error: ModelsyncError) -> None:
-        if self.redis_error is None:
-            log.warning("redis.lost", error=str(error), next="models go on being served; tried again")
-        self.redis_error = str(error)
+    @property
+    def redis_error(self) -> str | None:
+        """What keeps this node from reading or writing in Redis; None: nothing. One can fail without the other."""
+        faults = [self._redis_faults[what] for what in ("read", "report") if what in self._redis_faults]
+        return "; ".join(dict.fromkeys(faults)) or None
+
+    def redis_failed(self, what: str, error: ModelsyncError) -> None:
+        """``what``: read, report, or events, whose loss costs only delay. Told once, until it works again."""
+        if what not in self._redis_faults:
+            log.warning("redis.lost", what=what, error=str(error), next="models go on being served; tried again")
+        self._redis_faults[what] = str(error)
+
+    def _redis_answered(self, what: str) -> None:
+        if self._redis_faults.pop(what, None) is not None:
+            log.info("redis.reached", what=what)
 
     async def _listen_loop(self) -> None:
         pause_s = REDIS_PAUSE_S[0]
@@ -264,12 +273,13 @@ class Node:
             try:
                 async for heard in self.bus.listen():
                     pause_s = REDIS_PAUSE_S[0]
+                    self._redis_answered("events")
                     if isinstance(heard, CommandHeard):
                         await self._heard(heard.text)
                     else:
                         self._woken(heard)
             except ModelsyncError as error:
-                self._redis_failed(error)
+                self.redis_failed("events", error)
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, REDIS_PAUSE_S[1])
 
@@ -298,7 +308,7 @@ class Node:
         try:
             await self.catalog.answer(answer)
         except ModelsyncError as error:
-            self._redis_failed(error)
+            log.warning("command.unanswered", command=text[:200], error=str(error), next="what it did stays done")
 
     async def execute(self, text: str, by: str) -> dict[str, object]:
         """Run one command in plain words. Raises BadName, PolicyRefusal, NoSuchVersion, AuthorityLost, RemoteFault."""
@@ -394,16 +404,18 @@ class Node:
                     await self._refresh_nodes()  # before our own report hides what a twin has written
                 await self.catalog.report(self.identity.node, self.report())
                 self._has_reported = True
+                self._redis_answered("report")
             except ModelsyncError as error:
-                self._redis_failed(error)
+                self.redis_failed("report", error)
             await _wait(self._report_wake, REPORT_EVERY_S)
             await asyncio.sleep(REPORT_PAUSE_S)
 
     def report(self) -> dict[str, str]:
         """The fields of ``node:ID``."""
         extra: dict[str, object] = {}
+        troubles = (self.settings.config_error, self.elector.trouble, self._redis_faults.get("events"))
         for key, value in (
-            ("error", "; ".join(filter(None, (self.settings.config_error, self.elector.trouble)))),
+            ("error", "; ".join(filter(None, troubles))),
             ("transfers", self.activator.transfers()),
             ("refusals", dict(list(self.office.refusals().items())[:50])),
             ("orphans", {name: self._orphan_paths(record) for name, record in self.book.orphans.items()}),
