@@ -178,6 +178,62 @@ class SourceChanged(ModelsyncError):
     path: str
 
 
+# --- client faults: what an application asked of a model ------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class NoSuchModel(ModelsyncError):
+    """Nothing is offered under this name: the host has no active version of such a model."""
+
+    model: str
+    live_dir: str
+    reason: str
+
+
+@dataclass(eq=False)
+class ModelFileRefused(ModelsyncError):
+    """A model's file cannot be loaded: it is damaged, or not what its name says. What was served is served on."""
+
+    exit_code: ClassVar[int] = 4
+    path: str
+    loader: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: not loaded as {self.loader}: {self.reason}"
+
+
+@dataclass(eq=False)
+class LoaderUnavailable(ModelsyncError):
+    """A library that this format needs is not installed; install the package named here."""
+
+    path: str
+    loader: str
+    package: str
+
+
+@dataclass(eq=False)
+class NotPredicting(ModelsyncError):
+    """This model is data, or a library's object without `predict`: take it from `with handle.lease() as model`."""
+
+    model: str
+    type: str
+
+
+@dataclass(eq=False)
+class WarmUpFailed(ModelsyncError):
+    """The application's warm-up refused a version that was loaded; what was served is served on."""
+
+    model: str
+    version: int
+    reason: str
+
+
+@dataclass(eq=False)
+class ClientClosed(ModelsyncError):
+    """The client was closed; make a new one."""
+
+
 # --- remote faults: peers and Redis --------------------------------------------------------------------------------
 
 
@@ -331,4 +387,18 @@ class NoSuchVersion(PolicyRefusal):
     """The fleet has no such version."""
 
     exit_code: ClassVar[int] = 1
+    reason: str
+
+
+@dataclass(eq=False)
+class PickleNotTrusted(PolicyRefusal):
+    """Loading this format runs code of whoever published it, and the client was not told to trust this model."""
+
+    reason: str
+
+
+@dataclass(eq=False)
+class BudgetExceeded(PolicyRefusal):
+    """The model does not fit into the client's budget; raise `budget_bytes`, or end leases and pins."""
+
     reason: str

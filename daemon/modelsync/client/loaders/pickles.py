@@ -1,0 +1,71 @@
+"""joblib and pickle: formats whose loading runs code of whoever wrote the file. The client asks for trust first.
+
+joblib's uncompressed files are mapped, so that the arrays in them are shared by all processes of the host. joblib tells
+compressed files by their first bytes, and so does this file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from modelsync.client.loaders.contract import LoadContext
+from modelsync.client.loaders.library import library
+
+_JOBLIB = (".joblib",)
+_PICKLE = (".pkl", ".pickle")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18", b"\x78")
+"""gzip, bzip2, xz, lzma, lz4, zlib: what joblib writes (joblib.compressor)."""
+_EXPANSION = 4
+"""How much larger a compressed model is taken to be than its file: there is no telling before it is loaded."""
+
+
+class JoblibLoader:
+    """``joblib.dump`` files, mapped when they are not compressed."""
+
+    name = "joblib"
+    maps = True
+    runs_code = True
+
+    def matches(self, path: Path, context: LoadContext) -> bool:
+        return context.only_file(*_JOBLIB) is not None
+
+    def size_bytes(self, path: Path, context: LoadContext) -> int:
+        file = self._file(path, context)
+        size_bytes = file.stat().st_size
+        return size_bytes * _EXPANSION if _compressed(file) else size_bytes
+
+    def load(self, path: Path, context: LoadContext) -> object:
+        joblib = library("joblib", self.name, path)
+        file = self._file(path, context)
+        if not _compressed(file):
+            return joblib.load(str(file), mmap_mode="r")
+        with context.open(file) as opened:
+            return joblib.load(opened)
+
+    @staticmethod
+    def _file(path: Path, context: LoadContext) -> Path:
+        return path / (context.only_file(*_JOBLIB) or "")
+
+
+class PickleLoader:
+    """Plain pickles."""
+
+    name = "pickle"
+    maps = False
+    runs_code = True
+
+    def matches(self, path: Path, context: LoadContext) -> bool:
+        return context.only_file(*_PICKLE) is not None
+
+    def size_bytes(self, path: Path, context: LoadContext) -> int:
+        return (path / (context.only_file(*_PICKLE) or "")).stat().st_size
+
+    def load(self, path: Path, context: LoadContext) -> object:
+        with context.open(path / (context.only_file(*_PICKLE) or "")) as opened:
+            return pickle.load(opened)
+
+
+def _compressed(file: Path) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(6).startswith(_COMPRESSED)

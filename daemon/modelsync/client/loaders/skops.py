@@ -1,0 +1,39 @@
+"""skops: scikit-learn models without pickle. Types that it does not know are refused unless the model is trusted."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from modelsync.client.loaders.archive import check_archive
+from modelsync.client.loaders.contract import LoadContext
+from modelsync.client.loaders.library import library
+from modelsync.core.errors import ModelFileRefused
+
+
+class SkopsLoader:
+    """``skops.io.dump`` files. Nothing is run: skops constructs only types from its own list."""
+
+    name = "skops"
+    maps = False
+    runs_code = False
+
+    def matches(self, path: Path, context: LoadContext) -> bool:
+        return context.only_file(".skops") is not None
+
+    def size_bytes(self, path: Path, context: LoadContext) -> int:
+        file = path / (context.only_file(".skops") or "")
+        return check_archive(file, self.name)
+
+    def load(self, path: Path, context: LoadContext) -> object:
+        io = library("skops.io", self.name, path, "skops")
+        file = path / (context.only_file(".skops") or "")
+        check_archive(file, self.name)
+        try:
+            unknown = io.get_untrusted_types(file=str(file))
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+            raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
+        if unknown:
+            reason = f"it needs types that skops does not know to be harmless: {', '.join(unknown[:8])}"
+            raise ModelFileRefused(path=str(file), loader=self.name, reason=reason)
+        return io.load(str(file))

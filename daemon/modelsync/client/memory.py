@@ -1,0 +1,143 @@
+"""What is in memory, who may come in, and who leaves for it. Orders what ``eviction`` decides; off the hit path.
+
+The rule, in words: models leave until the newcomer will fit; then it comes in as soon as what is in memory now is
+within the budget. So the budget is exceeded by at most one model, and only while a swap keeps two versions, or all else
+is in use.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+
+from modelsync.client.eviction import Resident, admit
+from modelsync.client.handle import Entry, Handle, Timer
+from modelsync.core.errors import BudgetExceeded
+
+PATIENCE_S = 30.0
+"""How long a load waits for room: calls end in milliseconds, swaps in seconds; longer leases are somebody's plan."""
+_LOOK_S = 0.02
+"""Between two looks while waiting: the hit path tells nobody when it ends."""
+
+
+class Memory:
+    """The residents of one client. Every method takes the client's lock, which is handed in."""
+
+    def __init__(self, budget_bytes: int | None, lock: threading.Condition) -> None:
+        self.budget_bytes = budget_bytes
+        self.lock = lock
+        self.pinned: set[str] = set()
+        self.evictions = 0
+        self._residents: dict[Handle, Entry] = {}
+        self._leaving: list[weakref.ref[Entry]] = []
+        self._reserved_bytes = 0
+        self._sweep = 0
+
+    def occupied_bytes(self) -> int:
+        """Residents, loads under way, and old versions that calls or leases still hold."""
+        with self.lock:
+            self._leaving = [each for each in self._leaving if each() is not None]
+            held = sum(entry.size_bytes for each in self._leaving if (entry := each()) is not None)
+            return sum(entry.size_bytes for entry in self._residents.values()) + held + self._reserved_bytes
+
+    def residents(self) -> Iterator[Handle]:
+        yield from list(self._residents)
+
+    def timers(self) -> Iterator[Timer]:
+        """The timers of what is in memory."""
+        yield from (entry.timer for entry in list(self._residents.values()) if entry.timer is not None)
+
+    def reserve(self, handle: Handle, needed_bytes: int, *, replace: bool) -> None:
+        """Make room for a load. Raises BudgetExceeded: it can never fit, or nothing left within PATIENCE_S.
+
+        Args:
+            replace: the handle's old version may leave first if both do not fit; its callers then wait.
+        """
+        deadline_s = time.monotonic() + PATIENCE_S
+        with self.lock:
+            self._refuse_the_impossible(handle, needed_bytes)
+            while not self._try_reserve(handle, needed_bytes, replace):
+                if time.monotonic() > deadline_s:
+                    reason = f"{handle.name} needs {needed_bytes:,} bytes; all in memory is leased, pinned or loading"
+                    raise BudgetExceeded(reason=reason)
+                self.lock.wait(_LOOK_S)
+
+    def _refuse_the_impossible(self, handle: Handle, needed_bytes: int) -> None:
+        if self.budget_bytes is not None and needed_bytes > self.budget_bytes:
+            reason = f"{handle.name} needs {needed_bytes:,} bytes, budget_bytes is {self.budget_bytes:,}: raise it"
+            raise BudgetExceeded(reason=reason)
+
+    def _try_reserve(self, handle: Handle, needed_bytes: int, replace: bool) -> bool:
+        if self.budget_bytes is not None:
+            if replace and handle in self._residents and self.occupied_bytes() + needed_bytes > self.budget_bytes:
+                self.drop(handle)
+            own = self._residents.get(handle)
+            steady_bytes = self.occupied_bytes() - (own.size_bytes if own is not None else 0)
+            self._make_room(handle, steady_bytes, needed_bytes, self.budget_bytes)
+            if self.occupied_bytes() > self.budget_bytes:
+                return False
+        self._reserved_bytes += needed_bytes
+        return True
+
+    def _make_room(self, newcomer: Handle | None, occupied_bytes: int, needed_bytes: int, budget_bytes: int) -> None:
+        self._sweep += 1
+        rated = [self._rated(handle, entry) for handle, entry in self._residents.items()]
+        others = [each for each in rated if each.key is not newcomer]
+        for victim in admit(others, occupied_bytes, needed_bytes, budget_bytes).victims:
+            self._evict(victim)
+
+    def _rated(self, handle: Handle, entry: Entry) -> Resident[Handle]:
+        uses = entry.swept(self._sweep)
+        return Resident(handle, entry.size_bytes, entry.stamp, uses, entry.in_use or handle.name in self.pinned)
+
+    def _evict(self, handle: Handle) -> None:
+        entry = self._residents[handle]
+        self.evictions += 1
+        if entry.counts is not None:
+            entry.counts.evicted(time.monotonic() - entry.loaded_s)
+        self.drop(handle)
+
+    def unreserve(self, needed_bytes: int) -> None:
+        """A load ended, well or not."""
+        with self.lock:
+            self._reserved_bytes -= needed_bytes
+            self.lock.notify_all()
+
+    def put(self, handle: Handle, entry: Entry) -> None:
+        """Let a loaded version answer from now on; the one before leaves once nobody holds it."""
+        with self.lock:
+            self._sweep += 1
+            entry.stamp = self._sweep  # newer than all that was used before its load began
+            self._leave(handle)
+            self._residents[handle] = entry
+            handle._entry = entry
+            self.lock.notify_all()
+
+    def drop(self, handle: Handle) -> None:
+        """Let a handle's version leave; its next request loads again."""
+        with self.lock:
+            self._leave(handle)
+            handle._entry = handle._cold
+            self.lock.notify_all()
+
+    def _leave(self, handle: Handle) -> None:
+        entry = self._residents.pop(handle, None)
+        if entry is None:
+            return
+        if entry.counts is not None:
+            entry.counts.size_bytes = 0
+        self._leaving.append(weakref.ref(entry))
+
+    def settle(self) -> None:
+        """Come back within the budget after a swap or a load that had to exceed it."""
+        with self.lock:
+            if self.budget_bytes is not None and self.occupied_bytes() > self.budget_bytes:
+                self._make_room(None, self.occupied_bytes(), 0, self.budget_bytes)
+
+    def forget_calls(self) -> None:
+        """In a forked child: the calls that were under way belong to threads of the parent."""
+        for entry in self._residents.values():
+            entry.ended = entry.started
+        self._reserved_bytes = 0
