@@ -42,6 +42,7 @@ COMMANDS = {
     "primaries": ("fleet", "List who was primary, since when, and why."),
     "config": ("check", "Work with configuration files."),
     "simulate": ("simulate", "Try out a fleet on paper: nothing is asked or touched."),
+    "stats": ("stats", "Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."),
     "verify": ("verify", "Check every byte of every version that this host holds."),
 }
 """Name to the file in this package that has it, and its line in ``--help``; in the order in which they are shown."""

@@ -86,6 +86,10 @@ class ControlClient:
         """The status document of a node's fleet."""
         return json_object(await self._small("GET", url, "/v1/status"), "status")
 
+    async def server_stats(self, url: str, step_s: int) -> dict[str, Any]:
+        """The statistics of an inference server, in steps of so many seconds."""
+        return json_object(await self._small("GET", url, "/stats", query={"step_s": str(step_s)}), "/stats")
+
     async def models(self, url: str) -> list[dict[str, Any]]:
         """All models as that node knows them."""
         value = json_value(await self._small("GET", url, "/v1/models"), "models")
@@ -175,14 +179,25 @@ class ControlClient:
         return published
 
     async def _small(
-        self, method: str, url: str, path: str, *, body: bytes | None = None, max_bytes: int = MAX_ANSWER_BYTES
+        self,
+        method: str,
+        url: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> bytes:
         async def ask(target: URL) -> bytes | URL:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             with _translated(target):
                 async with asyncio.timeout(self._timeout_s):
                     async with self._session().request(
-                        method, target, data=body, headers=headers, allow_redirects=False
+                        method,
+                        target.with_query(query) if query else target,
+                        data=body,
+                        headers=headers,
+                        allow_redirects=False,
                     ) as response:
                         return await _answer_of(response, max_bytes)
 
