@@ -21,6 +21,8 @@ from modelsync.core.rollout import Rollout
 MAX_VERSIONS = 500
 """Records kept for one model; the oldest that nothing names are dropped first. Their manifests go with their bytes."""
 MAX_ALIASES = 100
+MAX_CHANGES = 50
+"""Wishes remembered of one model, the newest: who asked for what. Publishes stand with their versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,23 @@ class VersionRecord:
     author: str = ""
     note: str = ""
     parent: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WishChange:
+    """One thing that somebody asked of the fleet: who, when, in which words, and what was wanted after it."""
+
+    id: EntryId
+    at_ms: int
+    by: str
+    command: str
+    wanted: Version | None
+    note: str = ""
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chose what is to run; an alias or a deletion does not."""
+        return self.command.partition(" ")[0] in ("update", "pin", "unpin", "rollback", "rollout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,8 @@ class ModelRecord:
     """The last one; it is followed while it is open."""
     placement: Placement = REPLICATED
     """How it is kept, and who owns it."""
+    changes: tuple[WishChange, ...] = ()
+    """What people asked for, the newest last; bounded."""
 
     @property
     def wanted(self) -> Version | None:
@@ -224,6 +245,11 @@ def placed(record: ModelRecord, placement: Placement, at: EntryId) -> ModelRecor
     return replace(record, id=at, placement=placement)
 
 
+def noted(record: ModelRecord, change: WishChange) -> ModelRecord:
+    """Remember who asked for a change; the oldest are forgotten."""
+    return replace(record, changes=(*record.changes, change)[-MAX_CHANGES:])
+
+
 def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
     """Of two copies of one record the later: ids order all changes, so it knows everything that still holds."""
     return theirs if theirs.id > ours.id else ours
@@ -270,6 +296,7 @@ def to_fields(record: ModelRecord) -> dict[str, str]:
         "aliases": canonical.encode(dict(record.aliases)).decode(),
         "deleted": canonical.encode(sorted(record.deleted)).decode(),
         "rollout": rollout.to_text(record.rollout),
+        "changes": canonical.encode([_change_value(change) for change in record.changes]).decode(),
     }
     if record.placement != REPLICATED:
         fields["placement"] = modes.encode(record.placement)
@@ -307,6 +334,7 @@ def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
             deleted=_parse_deleted(fields.get("deleted", "[]")),
             rollout=rollout.from_text(fields.get("rollout", "")),
             placement=modes.decode(fields.get("placement", "")),
+            changes=_parse_changes(fields.get("changes", "[]")),
         )
     except BadName as error:
         raise MalformedMessage(what=f"record of model {name}", reason=str(error)) from error
@@ -328,6 +356,34 @@ def _parse_deleted(text: str) -> frozenset[Version]:
     if not isinstance(value, list):
         raise MalformedMessage(what="deleted versions", reason="not a list")
     return frozenset(version(number) for number in value)
+
+
+def _change_value(change: WishChange) -> dict[str, Any]:
+    return {
+        "id": str(change.id),
+        "at_ms": change.at_ms,
+        "by": change.by,
+        "command": change.command,
+        "wanted": change.wanted,
+        "note": change.note,
+    }
+
+
+def _parse_changes(text: str) -> tuple[WishChange, ...]:
+    value = canonical.decode(_bytes(text), "changes", max_bytes=1 << 20)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise MalformedMessage(what="changes", reason="not a list of objects")
+    return tuple(
+        WishChange(
+            id=EntryId.parse(item.get("id")),
+            at_ms=_natural(item.get("at_ms")),
+            by=_text(item.get("by")),
+            command=_text(item.get("command")),
+            wanted=version(item["wanted"]) if item.get("wanted") is not None else None,
+            note=_text(item.get("note", "")),
+        )
+        for item in value[-MAX_CHANGES:]
+    )
 
 
 def _parse_version(text: str) -> VersionRecord:

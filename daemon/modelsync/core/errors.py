@@ -341,6 +341,36 @@ class VersionConflict(IntegrityFault):
     offered: str
 
 
+# --- gates: a version that this host will not run ---------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class VersionRejected(ModelsyncError):
+    """A version did not pass its gate on this host, which goes on with what it ran; ask for it again to try again."""
+
+    exit_code: ClassVar[int] = 6
+    model: str
+    version: int
+    gate: str
+    """``validate``, ``command``, ``servers`` or ``health``."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"version {self.version} of {self.model} was rejected by its gate ({self.gate}): {self.reason}"
+
+
+@dataclass(eq=False)
+class HookFailed(ModelsyncError):
+    """A server was told of a version and did not take it."""
+
+    retryable: ClassVar[bool] = True
+    hook: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.hook}: {self.reason}"
+
+
 # --- authority lost --------------------------------------------------------------------------------------------------
 
 

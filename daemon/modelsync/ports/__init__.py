@@ -27,6 +27,11 @@ from modelsync.ports.disk import Peer as Peer
 from modelsync.ports.disk import Progress as Progress
 from modelsync.ports.disk import Puller as Puller
 from modelsync.ports.disk import VersionStore as VersionStore
+from modelsync.ports.gates import Candidate as Candidate
+from modelsync.ports.gates import RejectionDisk as RejectionDisk
+from modelsync.ports.gates import Servers as Servers
+from modelsync.ports.gates import Validator as Validator
+from modelsync.ports.gates import Views as Views
 from modelsync.ports.node_api import NodeApi as NodeApi
 from modelsync.ports.node_api import Published as Published
 from modelsync.ports.node_api import Upload as Upload

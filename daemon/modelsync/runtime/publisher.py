@@ -18,7 +18,7 @@ from blake3 import blake3
 from modelsync.core import catalog, commands
 from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
-from modelsync.core.catalog import ModelRecord, VersionRecord
+from modelsync.core.catalog import ModelRecord, VersionRecord, WishChange
 from modelsync.core.commands import Command
 from modelsync.core.errors import (
     AuthorityLost,
@@ -192,7 +192,9 @@ class Publisher:
         await self._settle()
         authority = self._require_authority()
         record = self._book.record(command.model)
-        after = commands.applied(command, record, self._book.next_id(authority.epoch))
+        at = self._book.next_id(authority.epoch)
+        after = commands.applied(command, record, at)
+        after = catalog.noted(after, WishChange(at, self._clock.wall_ms(), by, str(command), after.wanted))
         kind = "deleted" if command.verb == "delete" else "wish"
         await self._write(record, after, kind, after.wanted, None, note=str(command), by=by)
         log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
