@@ -40,9 +40,13 @@ from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.redis_bus import RedisBus
 from modelsync.edges.redis_catalog import RedisCatalog
 from modelsync.edges.redis_lease import RedisLease
+from modelsync.edges.rejections import RejectionFiles
 from modelsync.edges.scan import DirectoryScanner
+from modelsync.edges.servers import LocalServers
 from modelsync.edges.state_file import StateFile
 from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
+from modelsync.edges.validate import CagedValidator
+from modelsync.edges.views import ViewTrees
 from modelsync.edges.watch import InotifyWatch
 from modelsync.ports import Promise, SourceFile, Sources
 from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client
@@ -51,6 +55,7 @@ from modelsync.runtime.alarms import KINDS, Alarms
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
+from modelsync.runtime.gates import Gates
 from modelsync.runtime.node import Identity, LiveSettings, Node
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
@@ -173,6 +178,18 @@ class App:
             on_published=lambda name: activator.wake([name]),
             alarm=alarms.raised,
         )
+        servers = LocalServers()
+        stack.push_async_callback(servers.close)
+        views = ViewTrees(config.node.view_dir)
+        views.sweep()
+        gates = Gates(
+            validator=CagedValidator(),
+            servers=servers,
+            views=views,
+            disk=RejectionFiles(config.node.state_dir),
+            clock=clock,
+            node_pin=lambda name: activator.pins.get(name),  # noqa: PLW0108  pins are replaced by each reload
+        )
         stager = Stager(
             book=book,
             store=store,
@@ -180,12 +197,14 @@ class App:
             clock=clock,
             peers=lambda name, number: node.peers(name, number),  # noqa: PLW0108  node is made last
             concurrency=config.transfer.concurrency,
+            gates=gates,
         )
         activator = Activator(
             book=book,
             store=store,
             live=live,
             stager=stager,
+            gates=gates,
             clock=clock,
             on_change=lambda name, what, number: node.changed(name, what, number),  # noqa: PLW0108
         )
@@ -241,6 +260,8 @@ class App:
             poll_s=config.fleet.poll_s,
             pins=config.pins,
             keep=config.keep,
+            keep_days=config.keep_days,
+            gates=config.gates,
             concurrency=config.transfer.concurrency,
             priority=config.node.priority,
             nofailover=config.node.nofailover,

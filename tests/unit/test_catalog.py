@@ -262,6 +262,7 @@ def test_the_fields() -> None:
     assert fields == {
         "id": "1-1", "head": "7", "desired": "7", "pinned": "7", "aliases": '{"stable":7}', "deleted": "[3]",
         "rollout": "",
+        "changes": "[]",
     }  # fmt: skip
     assert entry == {
         "digest": str(of(7).digest), "content": str(digest(7)), "id": "1-7", "size_bytes": 70, "created_ms": 1007,

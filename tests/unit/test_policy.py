@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,8 +64,19 @@ def test_what_a_host_keeps(
 ) -> None:
     known = record(1, 2, 3, 4, 5, 6, **fields)
     wish = Wish(Version(wanted) if wanted else None, "test")
-    assert policy.retained(known, keep, active, previous, wish) == kept  # type: ignore[arg-type]
+    assert policy.retained(known, keep, 0, active, previous, wish) == kept  # type: ignore[arg-type]
 
 
 def test_an_empty_record_keeps_nothing() -> None:
-    assert policy.retained(EMPTY, 5, None, None, Wish(None, "")) == frozenset()
+    assert policy.retained(EMPTY, 5, 0, None, None, Wish(None, "")) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("keep_days", "kept"), [(0, {4, 5, 6}), (3, {4, 5, 6}), (2, {4, 5, 6}), (1, {5, 6}), (0.5, {6})]
+)
+def test_age_is_measured_between_publishes(keep_days: float, kept: set[int]) -> None:
+    known = record(1, 2, 3, 4, 5, 6)
+    versions = {n: replace(entry, created_ms=n * policy.DAY_MS) for n, entry in known.versions.items()}
+    known = replace(known, versions=versions)
+    assert policy.retained(known, 3, keep_days, None, None, Wish(Version(6), "")) == kept
+    assert policy.retained(known, 3, keep_days, Version(1), None, Wish(Version(6), "")) == {1, *kept}

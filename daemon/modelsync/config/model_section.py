@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
+from modelsync.config import gates
 from modelsync.config.reading import Section
 from modelsync.config.schema import ModelSection
 from modelsync.core import ids
@@ -42,6 +43,11 @@ def _section(table: Section) -> ModelSection:
         canaries=table.patterns("canaries", default.canaries),
         waves_percent=table.parsed("waves_percent", default.waves_percent, table.raw("waves_percent"), _shares),
         gate=_gate(table),
+        keep_days=table.number("keep_days", 0.0, 0, 100_000) if table.given("keep_days") else None,
+        validate=gates.check(table),
+        health=gates.health(table),
+        hooks=gates.hooks(table),
+        views=gates.views(table),
     )
 
 

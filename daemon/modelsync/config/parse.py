@@ -150,6 +150,7 @@ def _node(table: Section, hostname: str) -> NodeSection:
         advertise=advertise,
         state_dir=table.path("state_dir", Path("/var/lib/modelsync/state")),
         live_dir=table.path("live_dir", Path("/var/lib/modelsync/live")),
+        view_dir=table.path("view_dir", Path("/var/lib/modelsync/views")),
         role=cast(Literal["auto", "replica"], table.choice("role", "auto", ("auto", "replica"))),
         priority=table.whole("priority", 100, 0, 1_000_000),
         nofailover=table.flag("nofailover", False),
@@ -165,6 +166,7 @@ def _models(table: Section) -> ModelsSection:
         watch=table.path("watch", None),
         settle_s=table.number("settle_s", default.settle_s, 0.05, 3600),
         keep=table.whole("keep", default.keep, 1, 10_000),
+        keep_days=table.number("keep_days", default.keep_days, 0, 100_000),
         include=table.patterns("include", default.include),
         exclude=table.patterns("exclude", default.exclude),
     )
@@ -242,7 +244,8 @@ def _pin(value: object) -> int | str:
 
 def _check_directories(config: Config, faults: Faults) -> None:
     """No directory may lie in another: modelsync would publish its own store, or sweep what it serves."""
-    places = [("node.state_dir", config.node.state_dir), ("node.live_dir", config.node.live_dir)]
+    node = config.node
+    places = [("node.state_dir", node.state_dir), ("node.live_dir", node.live_dir), ("node.view_dir", node.view_dir)]
     if config.models.watch is not None:
         places.append(("models.watch", config.models.watch))
     for index, (key, path) in enumerate(places):

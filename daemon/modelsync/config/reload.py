@@ -17,6 +17,7 @@ _LIVE_KEYS = frozenset(
         "node.labels",
         "models.settle_s",
         "models.keep",
+        "models.keep_days",
         "models.include",
         "models.exclude",
         "transfer.rate_limit_bytes_per_s",

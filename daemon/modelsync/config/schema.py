@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from modelsync.core.gates import Check, Health, ModelGates
+from modelsync.core.hooks import Hook
 from modelsync.core.ids import FleetName, ModelName, NodeId
 from modelsync.core.modes import Mode
 from modelsync.core.rollout import EACH, Gate, Plan
@@ -49,6 +51,8 @@ class NodeSection:
     """The URL under which other nodes reach this one, without a slash at the end."""
     state_dir: Path = Path("/var/lib/modelsync/state")
     live_dir: Path = Path("/var/lib/modelsync/live")
+    view_dir: Path = Path("/var/lib/modelsync/views")
+    """The layouts that inference servers watch, for models with ``views``."""
     role: Literal["auto", "replica"] = "auto"
     """``replica``: never a candidate and never watches a models directory."""
     priority: int = 100
@@ -68,6 +72,8 @@ class ModelsSection:
     """A copy that was not renamed into place is complete after nothing changed for this long."""
     keep: int = 5
     """Versions retained per model, beside the active, the previous and pinned ones."""
+    keep_days: float = 0.0
+    """Of these, none that was published so many days before the newest; 0: whatever their age."""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     """Shell patterns over names of models; ``exclude`` wins."""
@@ -133,6 +139,11 @@ class ModelSection:
     canaries: tuple[str, ...] = ()
     waves_percent: tuple[int, ...] = (10, 50)
     gate: Gate | None = None
+    keep_days: float | None = None
+    validate: Check = field(default_factory=Check)
+    health: Health = field(default_factory=Health)
+    hooks: tuple[Hook, ...] = ()
+    views: tuple[str, ...] = ()
 
     @property
     def rollout(self) -> Plan:
@@ -145,6 +156,11 @@ class ModelSection:
             waves_percent=self.waves_percent,
             gate=self.gate,
         )
+
+    @property
+    def gates(self) -> ModelGates:
+        """What stands around this model's swap."""
+        return ModelGates(self.validate, self.health, self.hooks, self.views)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,3 +192,12 @@ class Config:
         own = self.model.get(name, ModelSection())
         mode, copies = own.mode or self.storage.mode, own.copies or self.storage.copies
         return mode, copies if mode == "partitioned" else 0
+
+    def keep_days(self, name: ModelName) -> float:
+        """How much older than the newest a version of this model may be; 0: any age."""
+        own = self.model[name].keep_days if name in self.model else None
+        return self.models.keep_days if own is None else own
+
+    def gates(self, name: ModelName) -> ModelGates:
+        """What stands around this model's swap on this host."""
+        return self.model[name].gates if name in self.model else ModelGates()

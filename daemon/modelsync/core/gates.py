@@ -6,12 +6,13 @@ model is checked or a server asked, the edges know. Time is handed in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from modelsync.core import canonical
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import BadName, MalformedMessage
+from modelsync.core.hooks import Hook
 from modelsync.core.ids import Digest, EntryId, ModelName, Version, model_name, version
 
 MAX_REASON_CHARS = 1000
@@ -63,6 +64,21 @@ class Health:
     @property
     def empty(self) -> bool:
         return not self.url and not self.command
+
+
+@dataclass(frozen=True, slots=True)
+class ModelGates:
+    """All that stands around one model's swap on this host."""
+
+    check: Check = field(default_factory=Check)
+    health: Health = field(default_factory=Health)
+    hooks: tuple[Hook, ...] = ()
+    views: tuple[str, ...] = ()
+
+    @property
+    def tells(self) -> bool:
+        """Whether anything is to be done after the swap."""
+        return bool(self.hooks or self.views) or not self.health.empty
 
 
 # --- the health window ------------------------------------------------------------------------------------------------
@@ -131,10 +147,11 @@ def still_rejected(rejection: Rejection, record: ModelRecord, node_pin: int | st
     return not pinned_anew and asked_for(record, rejection.version) <= rejection.asked
 
 
-def shortened(reason: str) -> str:
-    """The end of what a validator said, fit for a report: there the error stands."""
+def shortened(reason: str, most_chars: int = MAX_REASON_CHARS) -> str:
+    """What a validator said, fit for a report: how it ended stands first, and the error last."""
     text = " ".join("".join(char if char.isprintable() else " " for char in reason).split())
-    return text if len(text) <= MAX_REASON_CHARS else "… " + text[-MAX_REASON_CHARS:]
+    head = most_chars // 3
+    return text if len(text) <= most_chars else f"{text[:head]} … {text[head - most_chars :]}"
 
 
 def to_json(rejections: list[Rejection]) -> bytes:

@@ -13,6 +13,8 @@ from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import Version
 from modelsync.core.rollout import Rollout
 
+DAY_MS = 86_400_000
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -85,13 +87,18 @@ def _by_node_pin(record: ModelRecord, node_pin: int | str) -> Wish:
 
 
 def retained(
-    record: ModelRecord, keep: int, active: Version | None, previous: Version | None, wish: Wish
+    record: ModelRecord, keep: int, keep_days: float, active: Version | None, previous: Version | None, wish: Wish
 ) -> frozenset[Version]:
     """The versions whose bytes a host keeps: what runs, ran before, is wanted, pinned or aliased, and the newest.
 
     Args:
         keep: how many of the newest versions; at least 1.
+        keep_days: of these none that was published so many days before the newest; 0: whatever their age. Measured
+            between publishes and not from now, so that a clock that jumps removes nothing, nor does a quiet year.
     """
     named = {active, previous, wish.version, *record.named}
     newest = catalog.newest_first(record.versions)[:keep]
+    if keep_days and newest:
+        oldest_ms = max(record.versions[number].created_ms for number in newest) - keep_days * DAY_MS
+        newest = [number for number in newest if record.versions[number].created_ms >= oldest_ms]
     return frozenset(number for number in (*named, *newest) if number is not None)

@@ -81,12 +81,18 @@ def model_line(record: ModelRecord) -> dict[str, Any]:
 
 
 def node_model(
-    *, active: Version | None, wanted: Version | None, held: Iterable[Version], state: str, error: str | None, why: str
+    *,
+    active: Version | None,
+    wanted: Version | None,
+    held: Iterable[Version],
+    state: str,
+    error: str | None,
+    why: str,
+    rejected: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One model's line in a node's report."""
-    return {
-        "active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why,
-    }  # fmt: skip
+    """One model's line in a node's report. ``rejected``: what this host's gates said, by version."""
+    line = {"active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why}
+    return {**line, "rejected": dict(rejected)} if rejected else line
 
 
 def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, Any]]:

@@ -92,11 +92,14 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace a small file whole: the old or the new content survives any crash. Raises DiskFull, DiskFailed."""
+def replace_file(path: Path, data: bytes, mode: int = 0o644, *, beside: Path | None = None) -> None:
+    """Replace a small file whole: the old or the new content survives any crash. Raises DiskFull, DiskFailed.
+
+    ``beside``: a directory for the temporary file, where others read the target's own; on the same file system.
+    """
     with local_faults(path, "replace"):
         make_directories(path.parent)
-        temporary = path.parent / temporary_name(path.name)
+        temporary = (beside or path.parent) / temporary_name(path.name)
         descriptor = create_file(temporary, mode)
         try:
             try:
@@ -127,15 +130,16 @@ def replace_directory(path: Path, fresh: Path, aside: Path) -> None:
         raise
 
 
-def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]]) -> None:
+def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]], *, beside: Path | None = None) -> None:
     """Point symbolic links of one directory elsewhere, one after another and each in one step; then one fsync.
 
     Args:
         targets: (name, target). A reader sees each link's old or new target, and never a later link before an earlier.
+        beside: a directory for the temporary links, where others read the links' own; on the same file system.
     Raises: OSError: the links before the one that failed are switched.
     """
     for name, target in targets:
-        temporary = directory / temporary_name(name)
+        temporary = (beside or directory) / temporary_name(name)
         os.symlink(target, temporary)
         try:
             os.rename(temporary, directory / name)

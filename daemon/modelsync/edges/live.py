@@ -91,6 +91,7 @@ class Live:
             "since_ms": record.since_ms,
             "previous_version": record.previous_version,
             "previous_digest": str(record.previous_digest) if record.previous_digest else None,
+            "unsettled": record.unsettled,
         }
         durable.replace_file(self._records / f"{record.model}.json", canonical.encode(value))
 
@@ -117,7 +118,8 @@ class Live:
                 since_ms=value["since_ms"],
                 previous_version=version(value["previous_version"]) if value["previous_version"] else None,
                 previous_digest=Digest.parse(previous) if previous else None,
+                unsettled=str(value.get("unsettled", "")),
             )
-        except (BadName, MalformedMessage, KeyError, TypeError) as error:
+        except (BadName, MalformedMessage, KeyError, TypeError, AttributeError) as error:
             reason = f"{error}; remove it: the daemon then activates what the fleet wants"
             raise LayoutCorrupt(path=str(path), reason=reason) from error

@@ -101,6 +101,8 @@ class ActiveRecord:
     since_ms: int
     previous_version: Version | None = None
     previous_digest: Digest | None = None
+    unsettled: str = ""
+    """Step 9 is still to be done: ``trial``, and a failure rolls back; ``tell``, and it is tried again."""
 
 
 class LiveLinks(Protocol):

@@ -40,10 +40,13 @@ class Servers(Protocol):
 
 
 class Views(Protocol):
-    """The directory layouts that servers watch. Methods block; they raise DiskFull, DiskFailed."""
+    """The directory layouts that servers watch. Methods block; they raise DiskFull, DiskFailed, LayoutCorrupt."""
 
     def show(self, candidate: Candidate, kinds: Sequence[str]) -> None:
-        """Make a version the one that these views offer; a number that is shown already is never changed."""
+        """Make a version the one that these views offer; a number that is shown already is never changed.
+
+        Raises HookFailed too: nothing says how to show it.
+        """
 
     def withdraw(self, model: ModelName, keep: frozenset[Digest], kinds: Sequence[str]) -> None:
         """Unlink what is not among these, and every kind that is not wanted any more: before trees are removed."""

@@ -8,20 +8,22 @@ tried again with a pause.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from modelsync.core import policy, status
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import ModelsyncError
+from modelsync.core.errors import HookFailed, ModelsyncError, VersionRejected
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import Manifest
 from modelsync.ports import ActiveRecord, Clock, LiveLinks, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
+from modelsync.runtime.gates import Gates
 from modelsync.runtime.staging import Stager, Work
 
 log = structlog.get_logger()
@@ -51,6 +53,7 @@ class Activator:
         store: VersionStore,
         live: LiveLinks,
         stager: Stager,
+        gates: Gates,
         clock: Clock,
         on_change: Callable[[ModelName, str, Version | None], Awaitable[None]],
     ) -> None:
@@ -58,6 +61,7 @@ class Activator:
         self._store = store
         self._live = live
         self._stager = stager
+        self.gates = gates
         self._clock = clock
         self._on_change = on_change
         self._models: dict[ModelName, _Model] = {}
@@ -71,6 +75,7 @@ class Activator:
     async def load(self) -> None:
         """Read what was active; a link that does not match its record, or a broken tree, is put right later."""
         self.records = await asyncio.to_thread(self._live.records)
+        await self.gates.load()
 
     def wake(self, names: Sequence[ModelName] | set[ModelName] | None = None) -> None:
         """Look at these models (or all) again now."""
@@ -108,6 +113,7 @@ class Activator:
                 state=model.state,
                 error=model.error,
                 why=wish.why,
+                rejected=self.gates.shown(name),
             )
         return lines
 
@@ -139,6 +145,8 @@ class Activator:
             try:
                 await self._reconcile(name, model)
                 model.failures, model.error = 0, None
+            except VersionRejected as error:
+                await self._rejected(name, model, error)
             except ModelsyncError as error:
                 await self._failed(name, model, error)
             finally:
@@ -154,6 +162,25 @@ class Activator:
         asyncio.get_running_loop().call_later(pause * random.uniform(0.5, 1.0), model.wake.set)
         await self._on_change(name, "failed", None)
 
+    async def _rejected(self, name: ModelName, model: _Model, error: VersionRejected) -> None:
+        """Stay with what runs; nothing is tried again until somebody asks."""
+        model.failures, model.state, model.error = 0, "rejected", str(error)
+        model.held = await asyncio.to_thread(self._held, self._book.record(name))
+        await self._on_change(name, "rejected", Version(error.version))
+        await self._tell_earlier(name, model)
+
+    async def _tell_earlier(self, name: ModelName, model: _Model) -> None:
+        """After a rollback: the servers get the earlier version back, however often they have to be told."""
+        active = self.records.get(name)
+        if active is None or not active.unsettled:
+            return
+        try:
+            await self.gates.tell_again(self._stager.candidate(name, active.version, active.digest))
+            await self._settled(active)
+        except ModelsyncError as fault:
+            log.warning("servers.untold", model=name, error=str(fault), next="they are told again")
+            asyncio.get_running_loop().call_later(RETRY_FIRST_S, model.wake.set)
+
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
@@ -165,7 +192,8 @@ class Activator:
         else:
             await self._activate(record, wish, model)
         for number in sorted({record.wanted, record.head} - {None, wish.version}, key=lambda n: n or 0):
-            await self._stager.stage(record, Version(number or 0), model)
+            with contextlib.suppress(VersionRejected):  # remembered, and it is not what is wanted here
+                await self._stager.stage(record, Version(number or 0), model)
         model.state = "waiting" if wish.waiting else "active" if wish.version is not None else "idle"
         model.held = await asyncio.to_thread(self._held, record)
         await self._on_change(name, model.state, None)
@@ -174,31 +202,91 @@ class Activator:
         number = wish.version
         assert number is not None
         if await self._is_active(record, number):
+            await self._settle(record, wish, model)
             model.state = "active"
             return
+        self.gates.require(record, number)
         started_s = self._clock.boottime_s()
         async with self._stager.held(record, number, model) as (manifest, digest):
             model.state = "activating"
+            await self._validated(record, number, manifest, digest)
             new = self._intent(record, number, digest)
             await asyncio.to_thread(self._switch, manifest, new)
-        self.records[record.name] = new
+            self.records[record.name] = new
+            await self._settle(record, wish, model)  # (9)
         model.state, model.error = "active", None
         model.held = model.held | {number}
         took_ms = round(1000 * (self._clock.boottime_s() - started_s), 1)
         log.info("version.activated", model=record.name, version=number, why=wish.why, took_ms=took_ms)
         await self._on_change(record.name, "activated", number)  # (10)
 
+    async def _validated(self, record: ModelRecord, number: Version, manifest: Manifest, digest: Digest) -> None:
+        if self.gates.checks(record.name):  # else the tree is built on the way to the switch, in one thread
+            await asyncio.to_thread(self._stager.build, manifest, digest)
+            await self.gates.validate(record, self._stager.candidate(record.name, number, digest))
+
+    # --- after the switch --------------------------------------------------------------------------------------------
+
+    async def _settle(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
+        """Step 9, where it is still to be done: servers take the version and stay well, or it is rolled back.
+
+        Raises VersionRejected; HookFailed where there is nothing to go back to, and it is tried again.
+        """
+        active = self.records[record.name]
+        candidate = self._stager.candidate(record.name, active.version, active.digest)
+        if not active.unsettled:
+            await self.gates.show(candidate)
+            return
+        model.state = "settling"
+        try:
+            await self.gates.settle(candidate, obsolete=lambda: self.wish(record.name).version != wish.version)
+        except VersionRejected as error:
+            if active.unsettled != "trial":
+                raise HookFailed(hook=error.gate, reason=f"{error.reason}; there is nothing to go back to") from error
+            await self._roll_back(record, active, error)
+            raise
+        await self._settled(active)
+        await self.gates.forgive(record.name, active.digest)
+
+    async def _settled(self, active: ActiveRecord) -> None:
+        done = replace(active, unsettled="")
+        await asyncio.to_thread(self._live.write_record, done)
+        self.records[active.model] = done
+
+    async def _roll_back(self, record: ModelRecord, failed: ActiveRecord, error: VersionRejected) -> None:
+        """Back to what ran before: the rejection is on disk first, so that no crash leads to the bad version again."""
+        assert failed.previous_digest is not None and failed.previous_version is not None
+        started_s = self._clock.boottime_s()
+        await self.gates.reject(record, failed.version, failed.digest, error)
+        earlier = replace(
+            failed,
+            version=failed.previous_version,
+            digest=failed.previous_digest,
+            since_ms=self._clock.wall_ms(),
+            previous_version=None,
+            previous_digest=None,
+            unsettled="tell",
+        )
+        await asyncio.to_thread(self._live.switch, earlier)
+        self.records[record.name] = earlier
+        took_ms = round(1000 * (self._clock.boottime_s() - started_s), 1)
+        log.warning(
+            "version.rolled_back", model=record.name, version=failed.version, to=earlier.version, took_ms=took_ms
+        )
+
     def _intent(self, record: ModelRecord, number: Version, digest: Digest) -> ActiveRecord:
         before, active = self.records.get(record.name), self._live.active(record.name)
         replaced = active if active != digest else None
+        known = before.version if before and before.digest == replaced else None
         return ActiveRecord(
             model=record.name,
             version=number,
             digest=digest,
             id=record.id,
             since_ms=self._clock.wall_ms(),
-            previous_version=before.version if before and before.digest == replaced else None,
+            previous_version=known,
             previous_digest=replaced,
+            unsettled=("trial" if known is not None else "tell") if self.gates.tells(record.name) else "",
         )
 
     def _switch(self, manifest: Manifest, new: ActiveRecord) -> None:

@@ -28,6 +28,7 @@ from modelsync.core.errors import (
     RemoteFault,
 )
 from modelsync.core.fleet import FleetRecord, Switchover
+from modelsync.core.gates import ModelGates
 from modelsync.core.ids import Digest, FleetName, ModelName, NodeId, Version
 from modelsync.core.messages import announcement
 from modelsync.core.promise import Ahead
@@ -67,6 +68,8 @@ class LiveSettings:
     poll_s: float
     pins: Mapping[ModelName, int | str]
     keep: Callable[[ModelName], int]
+    keep_days: Callable[[ModelName], float]
+    gates: Callable[[ModelName], ModelGates]
     concurrency: int
     priority: int
     nofailover: bool
@@ -134,6 +137,7 @@ class Node:
         await self.book.load()
         await self.activator.load()
         self.activator.pins = self.settings.pins
+        self.activator.gates.settings = self.settings.gates
         self.activator.wake()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -285,7 +289,7 @@ class Node:
 
     def _woken(self, heard: Woken) -> None:
         """Reread what the announcement may have changed; without a hint, everything."""
-        if heard.event in ("version.activated", "command.done", "command.refused", "alarm.raised"):
+        if heard.event in ("version.activated", "version.rejected", "command.done", "command.refused", "alarm.raised"):
             return  # it changes no catalog: a fleet of N would reread it N times for each switch
         if heard.node != self.identity.node:
             self._sync_wake.set()
@@ -370,11 +374,11 @@ class Node:
     async def changed(self, name: ModelName, what: str, version: Version | None) -> None:
         """A model's state here moved: report it, and announce an activation."""
         self._report_wake.set()
-        if what != "activated":
+        if what not in ("activated", "rejected"):
             return
         self._collect_wake.set()
         text = announcement(
-            "version.activated",
+            f"version.{what}",
             self.identity.fleet,
             self.elector.epoch,
             "",
@@ -382,6 +386,7 @@ class Node:
             version=version,
             digest=str(self.book.record(name).require(version).digest) if version else None,
             node=self.identity.node,
+            reason=self.activator.gates.reason(name, version) if version and what == "rejected" else None,
         )
         self.crew.start(self._announce(text), "announce")
 
@@ -477,6 +482,8 @@ class Node:
     async def _collect_slice(self, at_most: int | None, *, dry_run: bool) -> dict[str, int]:
         async with self.publisher.gate.alone():  # what is kept is looked up anew: a wish may have moved meanwhile
             keep = {name: self._retained(record) for name, record in self.book.records.items()}
+            if not dry_run:
+                await self.activator.gates.withdraw(keep)
             return await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run, at_most=at_most)
 
     def _retained(self, record: ModelRecord) -> frozenset[Digest]:
@@ -485,6 +492,7 @@ class Node:
         numbers = policy.retained(
             record,
             self.settings.keep(record.name),
+            self.settings.keep_days(record.name),
             active.version if active else None,
             active.previous_version if active else None,
             wish,
@@ -513,14 +521,16 @@ class Node:
     def reload(self, settings: LiveSettings) -> None:
         """Take on what an edit of the config file changed."""
         pins_changed = settings.pins != self.settings.pins
+        gates_changed = any(settings.gates(name) != self.settings.gates(name) for name in self.book.records)
         self.settings = settings
         self.activator.pins = settings.pins
+        self.activator.gates.settings = settings.gates
         self.stager.concurrency = settings.concurrency
         self.elector.settings = replace(
             self.elector.settings, priority=settings.priority, nofailover=settings.nofailover
         )
         self._report_wake.set()
-        if pins_changed:
+        if pins_changed or gates_changed:
             self.activator.wake()
 
 

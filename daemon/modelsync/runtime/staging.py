@@ -19,8 +19,9 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
-from modelsync.ports import Clock, Peer, Progress, Puller, VersionStore
+from modelsync.ports import Candidate, Clock, Peer, Progress, Puller, VersionStore
 from modelsync.runtime.book import Book
+from modelsync.runtime.gates import Gates
 
 log = structlog.get_logger()
 
@@ -49,7 +50,9 @@ class Stager:
         clock: Clock,
         peers: Callable[[ModelName, Version], Sequence[Peer]],
         concurrency: int,
+        gates: Gates,
     ) -> None:
+        self._gates = gates
         self._book = book
         self._store = store
         self._puller = puller
@@ -60,11 +63,17 @@ class Stager:
     async def stage(self, record: ModelRecord, number: Version, work: Work) -> Digest:
         """Bring a version to where a switch needs no more than a rename.
 
-        Raises: RemoteFault, LocalFault, IntegrityFault.
+        Raises: RemoteFault, LocalFault, IntegrityFault; VersionRejected: its gate turned it down, now or before.
         """
+        self._gates.require(record, number)
         async with self.held(record, number, work) as (manifest, digest):
             await asyncio.to_thread(self.build, manifest, digest)
+            await self._gates.validate(record, self.candidate(record.name, number, digest))
         return digest
+
+    def candidate(self, name: ModelName, number: Version, digest: Digest) -> Candidate:
+        """A version as gates and servers see it."""
+        return Candidate(name, number, digest, self._store.tree_path(name, digest))
 
     def build(self, manifest: Manifest, digest: Digest) -> None:
         """Steps 4 to 6; blocks. Raises LayoutCorrupt, DiskFull, DiskFailed."""
