@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
@@ -19,6 +19,7 @@ from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer import Run
 from modelsync.edges import durable, partial_file
 from modelsync.edges.durable import local_faults
+from modelsync.edges.partial_file import RunningHash
 from modelsync.edges.peer_connections import read_exactly
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
@@ -36,6 +37,7 @@ class FilePull:
     descriptor: int
     verified: set[int]
     progress: Progress
+    whole: RunningHash = field(default_factory=RunningHash)
 
     def missing(self) -> list[int]:
         return [index for index in range(self.entry.chunk_count) if index not in self.verified]
@@ -70,6 +72,7 @@ def _receive_chunk(
         raise mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)
     with local_faults(pull.path, "write"):
         partial_file.write_at(pull.descriptor, data, pull.entry.chunk_range(index)[0])
+    pull.whole.feed(pull.entry.chunk_range(index)[0], data)
     pull.verified.add(index)
     pull.progress.add(done_bytes=len(data))
 

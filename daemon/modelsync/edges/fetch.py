@@ -33,6 +33,7 @@ from modelsync.core.manifest import FileEntry
 from modelsync.core.seeds import Assembly, Layer
 from modelsync.core.transfer import Run, runs
 from modelsync.edges import partial_file
+from modelsync.edges.batch_fetch import BatchPull
 from modelsync.edges.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.durable import local_faults
 from modelsync.edges.peer_connections import Connections, read_exactly, require_going_on
@@ -139,6 +140,15 @@ class Fetcher:
                     os.unlink(partial)
                 raise
 
+    def files(self, entries: Sequence[FileEntry], peers: Sequence[Peer], progress: Progress) -> None:
+        """Pull many small files at once; raises as ``file``."""
+        batch = BatchPull(self._store, self._connections, self._limiter, progress)
+        with contextlib.ExitStack() as alone, local_faults(self._store.partial, "pull"):
+            ordered = sorted(entries, key=lambda entry: entry.digest.raw)  # two batches never wait for each other
+            for entry in ordered:
+                alone.enter_context(self._alone(entry.digest, progress))
+            batch.run(ordered, lambda ask: self._from_any(peers, progress, ask))
+
     @contextlib.contextmanager
     def _alone(self, digest: Digest, progress: Progress) -> Iterator[None]:
         """Two models may hold one file: its second pull waits for the first and then finds it held."""
@@ -217,7 +227,7 @@ class Fetcher:
     def _finish(self, pull: FilePull, partial: Path) -> None:
         """Steps 2 and 3: the whole file's digest beside its fsync, then its name."""
         entry = pull.entry
-        whole = partial_file.HashBeside(pull.descriptor) if entry.chunk_count != 1 else None
+        whole = partial_file.HashBeside(pull.descriptor, pull.whole) if entry.chunk_count != 1 else None
         try:
             os.fchmod(pull.descriptor, 0o444)
             os.fsync(pull.descriptor)

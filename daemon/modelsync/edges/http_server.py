@@ -15,6 +15,8 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from modelsync.core.errors import CannotListen
+from modelsync.edges.http_batch import BatchRoutes
+from modelsync.edges.http_bodies import BodyPace
 from modelsync.edges.http_commands import CommandRoutes
 from modelsync.edges.http_connections import ConnectionGuard
 from modelsync.edges.http_guard import EPOCH_HEADER, Guard, Handler, answered
@@ -147,6 +149,8 @@ class HttpServer:
         app = web.Application(middlewares=[self._middleware()])
         ViewRoutes(self._api).add_to(app)
         ObjectRoutes(self._api).add_to(app)
+        pace = BodyPace(silence_s=self._limits.body_silence_s, min_bytes_per_s=self._limits.min_body_bytes_per_s)
+        BatchRoutes(self._api, pace).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         UploadRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         app.on_response_prepare.append(self._sign)

@@ -87,23 +87,48 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[size:], offset + size
 
 
-class HashBeside(threading.Thread):
-    """Hash a file through a descriptor while another thread waits for its fsync."""
+class RunningHash:
+    """The digest of a whole file, fed with what arrives in order while it is hot; the rest is read at the end.
 
-    def __init__(self, descriptor: int) -> None:
+    Several threads may feed it, each its own range; a range that does not come next is left to the end.
+    """
+
+    def __init__(self) -> None:
+        self._hasher = blake3()
+        self._guard = threading.Lock()
+        self.position = 0
+
+    def feed(self, offset: int, data: memoryview) -> None:
+        """Verified bytes at an offset of the file."""
+        with self._guard:
+            if offset == self.position:
+                self._hasher.update(data)
+                self.position += len(data)
+
+    def read_rest(self, descriptor: int) -> Digest:
+        """Read what was not fed, and the digest of it all. Raises OSError."""
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        with self._guard:
+            while size := os.preadv(descriptor, [buffer], self.position):
+                self._hasher.update(buffer[:size])
+                self.position += size
+            return Digest(self._hasher.digest())
+
+
+class HashBeside(threading.Thread):
+    """Finish a file's digest while another thread waits for its fsync."""
+
+    def __init__(self, descriptor: int, whole: RunningHash) -> None:
         super().__init__(name="hash-beside", daemon=True)
         self._descriptor = descriptor
-        self._hasher = blake3()
+        self._whole = whole
+        self._digest: Digest | None = None
         self._error: OSError | None = None
         self.start()
 
     def run(self) -> None:
-        buffer = memoryview(bytearray(1 << 20))
-        offset = 0
         try:
-            while size := os.preadv(self._descriptor, [buffer], offset):
-                self._hasher.update(buffer[:size])
-                offset += size
+            self._digest = self._whole.read_rest(self._descriptor)
         except OSError as error:
             self._error = error
 
@@ -111,4 +136,5 @@ class HashBeside(threading.Thread):
         self.join()
         if self._error is not None:
             raise self._error
-        return Digest(self._hasher.digest())
+        assert self._digest is not None, "the thread ends with a digest or an error"
+        return self._digest

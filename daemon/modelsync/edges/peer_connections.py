@@ -59,16 +59,34 @@ class Connections:
 
     @contextlib.contextmanager
     def get(self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None) -> Iterator[http.client.HTTPResponse]:
-        """One response whose status and range are exactly what was asked for.
+        """An object or a range of it; status and range are exactly what was asked for.
 
         Raises: PeerUnavailable, PeerRefused. The connection is kept only after a body that was read to its end.
         """
+        headers = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1] - 1}"}
+        with self._exchange(peer, "GET", f"/v1/objects/{digest}", None, headers) as response:
+            _require_range(response, peer, byte_range)
+            yield response
+
+    @contextlib.contextmanager
+    def post(self, peer: Peer, path: str, body: bytes) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a question with a body; a 200 of known length. Raises as ``get``."""
+        headers = {"Content-Type": "application/octet-stream"}
+        with self._exchange(peer, "POST", path, body, headers) as response:
+            _require_range(response, peer, None)
+            if response.length is None:
+                raise PeerRefused(peer=peer.id, status=200, reason="a body without a length")
+            yield response
+
+    @contextlib.contextmanager
+    def _exchange(
+        self, peer: Peer, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
         try:
-            connection, response = self._request(peer, digest, byte_range)
+            connection, response = self._request(peer, method, path, body, headers)
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: its URL is none
             raise PeerUnavailable(peer=peer.id, reason=f"{type(error).__name__}: {error}") from error
         try:
-            _require_range(response, peer, byte_range)
             yield response
             if response.isclosed() and not response.will_close:
                 self._give_back(peer.url, connection)
@@ -82,16 +100,14 @@ class Connections:
             raise
 
     def _request(
-        self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None
+        self, peer: Peer, method: str, path: str, body: bytes | None, extra: Mapping[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        headers = {"Accept-Encoding": "identity", **self._headers()}
-        if byte_range is not None:
-            headers["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
+        headers = {"Accept-Encoding": "identity", **self._headers(), **extra}
         while True:
             connection = self._take(peer.url)
             reused = connection.sock is not None
             try:
-                connection.request("GET", f"/v1/objects/{digest}", headers=headers)
+                connection.request(method, path, body, headers)
                 return connection, connection.getresponse()
             except (OSError, http.client.HTTPException):
                 connection.close()

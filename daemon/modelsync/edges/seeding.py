@@ -109,6 +109,7 @@ class Seeding:
         data = self._buffer[:size]
         if os.preadv(pull.descriptor, [data], offset) != size or blake3(data).digest() != pull.chunks[index].raw:
             return False
+        pull.whole.feed(offset, data)
         pull.verified.add(index)
         pull.progress.add(done_bytes=size)
         return True

@@ -126,6 +126,9 @@ class Puller(Protocol):
 
     def file(self, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress) -> None: ...
 
+    def files(self, entries: Sequence[FileEntry], peers: Sequence[Peer], progress: Progress) -> None:
+        """Many files of one chunk at most, together."""
+
 
 class CatalogDisk(Protocol):
     """STATE/catalog and STATE/sources.json. Methods raise DiskFull, DiskFailed, LayoutCorrupt."""

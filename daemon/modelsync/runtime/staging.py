@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import structlog
 from blake3 import blake3
 
+from modelsync.core import batches
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
@@ -140,20 +141,26 @@ class Stager:
         work.state = "pulling"
         started_s = self._clock.boottime_s()
         gate = asyncio.Semaphore(self.concurrency)
+        small, others = batches.together(missing)
 
-        async def one(entry: FileEntry) -> None:
+        async def one(pull: Callable[..., None], files: FileEntry | Sequence[FileEntry]) -> None:
             async with gate:
-                await asyncio.to_thread(self._pull_file, manifest, entry, progress)
+                await asyncio.to_thread(pull, manifest, files, progress)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for entry in missing:
-                    group.create_task(one(entry))
+                if small:
+                    group.create_task(one(self._pull_small, small))
+                for entry in others:
+                    group.create_task(one(self._pull_file, entry))
         except* ModelsyncError as errors:
             raise errors.exceptions[0] from None
         finally:
             progress.cancelled.set()
         self._log_transfer(manifest, progress, self._clock.boottime_s() - started_s)
+
+    def _pull_small(self, manifest: Manifest, entries: Sequence[FileEntry], progress: Progress) -> None:
+        self._puller.files(entries, self._peers(manifest.model, manifest.version), progress)
 
     def _pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress) -> None:
         peers = self._peers(manifest.model, manifest.version)
