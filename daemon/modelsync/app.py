@@ -36,6 +36,7 @@ from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
 from modelsync.edges.metrics import Metrics
 from modelsync.edges.models_directory import read_notes
+from modelsync.edges.prometheus import Prometheus
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.redis_bus import RedisBus
 from modelsync.edges.redis_catalog import RedisCatalog
@@ -59,6 +60,7 @@ from modelsync.runtime.gates import Gates
 from modelsync.runtime.node import Identity, LiveSettings, Node
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.staging import Stager
 
@@ -176,6 +178,7 @@ class App:
             clock=clock,
             authority=lambda: elector.authority,
             on_published=lambda name: activator.wake([name]),
+            start_of=lambda name, by: rollouts.start_of_publish(name, by),  # noqa: PLW0108  it is made after this
             alarm=alarms.raised,
         )
         servers = LocalServers()
@@ -190,6 +193,15 @@ class App:
             clock=clock,
             node_pin=lambda name: activator.pins.get(name),  # noqa: PLW0108  pins are replaced by each reload
         )
+        rollouts = Rollouts(
+            node=identity.node,
+            book=book,
+            publisher=publisher,
+            clock=clock,
+            gate=Prometheus(),
+            authority=lambda: elector.authority,
+            plan=lambda name: self.config.rollout(name),  # noqa: PLW0108  a reload replaces the configuration
+        )
         stager = Stager(
             book=book,
             store=store,
@@ -200,6 +212,7 @@ class App:
             gates=gates,
         )
         activator = Activator(
+            node=identity.node,
             book=book,
             store=store,
             live=live,
@@ -228,6 +241,7 @@ class App:
             publisher=publisher,
             office=office,
             elector=elector,
+            rollouts=rollouts,
             clock=clock,
             peer_catalog=lambda node_id: _peer_catalog(control, book, node_id),
             alarms=alarms,
@@ -265,6 +279,7 @@ class App:
             concurrency=config.transfer.concurrency,
             priority=config.node.priority,
             nofailover=config.node.nofailover,
+            labels=config.node.labels,
             config_error=fault,
         )
 

@@ -28,6 +28,17 @@ NOW = EntryId(9, 1)
         ("unpin fraud", Command("unpin", FRAUD)),
         ("rollback fraud", Command("rollback", FRAUD)),
         ("rollback fraud 9", Command("rollback", FRAUD, target=9)),
+        ("rollout fraud 9", Command("rollout", FRAUD, target=9)),
+        ("rollout fraud stable together", Command("rollout", FRAUD, target="stable", strategy="together")),
+        ("rollout fraud 9 --strategy waves", Command("rollout", FRAUD, target=9, strategy="waves")),
+        ("rollout fraud 9 --strategy=each", Command("rollout", FRAUD, target=9, strategy="each")),
+        ("rollout status fraud", Command("rollout", FRAUD, action="status")),
+        ("rollout abort fraud", Command("rollout", FRAUD, action="abort")),
+        ('{"command": "rollout abort", "model": "fraud"}', Command("rollout", FRAUD, action="abort")),
+        (
+            '{"command": "rollout", "model": "fraud", "version": 9, "strategy": "waves"}',
+            Command("rollout", FRAUD, target=9, strategy="waves"),
+        ),
         ("alias fraud stable 12", Command("alias", FRAUD, target=12, alias="stable")),
         ("alias fraud old stable", Command("alias", FRAUD, target="stable", alias="old")),
         ("delete fraud 3", Command("delete", FRAUD, target=3)),
@@ -51,12 +62,17 @@ def test_what_people_type(text: str, command: Command) -> None:
 FORMS = "update NAME [VERSION]; pin NAME VERSION; unpin NAME; rollback NAME [VERSION]; alias NAME ALIAS VERSION; "
 NAME = "1 to 128 of A-Z a-z 0-9 . _ -, beginning with a letter or digit"
 OBJECT = 'an object with "command", "model", "version"'
-REST = "delete NAME VERSION; switchover [NODE]; pause; resume; forget NODE"
+ROLLOUT = "rollout NAME VERSION [each|together|waves]; rollout status NAME; rollout abort NAME"
+REST = f"delete NAME VERSION; {ROLLOUT}; switchover [NODE]; pause; resume; forget NODE"
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "rule"),
     [
+        ("rollout abort fraud 9", "command", "rollout abort NAME"),
+        ("rollout fraud 9 all", "strategy", "each or together or waves"),
+        ("rollout fraud 9 --strategy each waves", "command", ROLLOUT),
+        ("rollout fraud", "command", ROLLOUT),
         ("", "command", FORMS + REST),
         ("reboot", "command", FORMS + REST),
         ("pin fraud", "command", "pin NAME VERSION"),

@@ -8,6 +8,7 @@ import click
 
 from modelsync.access import Target, access, run
 from modelsync.cli.output import print_json, print_table, printable
+from modelsync.cli.rollout import sentence
 
 
 @click.command("status")
@@ -42,6 +43,7 @@ def _show(document: dict[str, Any]) -> None:
         ("MODEL", "HEAD", "WANTED", "PINNED", *(n["id"] for n in document["nodes"])),
         map(_row(document), document["models"]),
     )
+    _show_rollouts(document)
     _show_troubles(document)
 
 
@@ -60,6 +62,15 @@ def _cell(line: dict[str, Any] | None) -> str:
     if line["state"] == "active" and line["active"] == line["wanted"]:
         return str(active)
     return f"{active} ({line['state']}, wants {line['wanted']})"
+
+
+def _show_rollouts(document: dict[str, Any]) -> None:
+    """Those that are under way, and those that did not get their version onto the fleet."""
+    shown = [model for model in document["models"] if model.get("rollout", {}).get("state", "done") != "done"]
+    if shown:
+        click.echo()
+    for model in shown:
+        click.echo(printable(f"rollout {sentence(model['name'], model['rollout'])}"))
 
 
 def _show_troubles(document: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ def send(target: Target, words: tuple[object, ...], as_json: bool) -> None:
     answer = run(ask())
     if as_json:
         print_json(answer)
+    elif "rollout" in answer:
+        rollout = answer["rollout"]
+        click.echo(printable(f"{answer['model']}: rollout of version {rollout['version']}: {rollout['state']}"))
     elif "why" in answer:
         click.echo(printable(f"{answer['model']}: wanted {answer['wanted']}: {answer['why']}"))
     else:

@@ -12,6 +12,7 @@ from modelsync.core import canonical, catalog
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import EntryId, ModelName, alias_name, model_name, node_id, version
+from modelsync.core.rollout import STRATEGIES
 
 MAX_COMMAND_BYTES = 4096
 
@@ -22,13 +23,15 @@ _FORMS = {
     "rollback": ("rollback NAME [VERSION]", 1, 2),
     "alias": ("alias NAME ALIAS VERSION", 3, 3),
     "delete": ("delete NAME VERSION", 2, 2),
+    "rollout": ("rollout NAME VERSION [each|together|waves]; rollout status NAME; rollout abort NAME", 2, 4),
     "switchover": ("switchover [NODE]", 0, 1),
     "pause": ("pause", 0, 0),
     "resume": ("resume", 0, 0),
     "forget": ("forget NODE", 1, 1),
 }
 FLEET_VERBS = frozenset({"switchover", "pause", "resume", "forget"})
-_JSON_KEYS = ("model", "alias", "node", "version")
+_JSON_KEYS = ("model", "alias", "node", "version", "strategy")
+STATUS, ABORT = "status", "abort"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,13 @@ class Command:
     target: int | str | None = None
     alias: str = ""
     node: str = ""
+    action: str = ""
+    """Of ``rollout``: status, abort, or empty to begin one."""
+    strategy: str = ""
+    """Of ``rollout``; empty: as the configuration says."""
 
     def __str__(self) -> str:
-        words = (self.verb, self.model, self.alias, self.node, self.target)
+        words = (self.verb, self.action, self.model, self.alias, self.node, self.target, self.strategy)
         return " ".join(str(word) for word in words if word not in (None, ""))
 
 
@@ -72,7 +79,9 @@ def _words_of_json(text: str) -> list[str]:
     unknown = value.keys() - {"command", *_JSON_KEYS}
     if unknown or not isinstance(value.get("command"), str):
         raise BadName(kind="command", value=repr(text[:80]), rule='an object with "command", "model", "version"')
-    return [value["command"], *(str(value[key]) for key in _JSON_KEYS if value.get(key) is not None)]
+    verb, _, action = value["command"].partition(" ")
+    head = (verb, action) if verb == "rollout" and action in (STATUS, ABORT) else (value["command"],)
+    return [*head, *(str(value[key]) for key in _JSON_KEYS if value.get(key) is not None)]
 
 
 def _command(verb: str, words: list[str]) -> Command:
@@ -80,10 +89,23 @@ def _command(verb: str, words: list[str]) -> Command:
         return Command(verb, node=node_id(words[0]) if words else "")
     if verb in FLEET_VERBS:
         return Command(verb)
+    if verb == "rollout":
+        return _rollout(words)
     model = model_name(words[0])
     if verb == "alias":
         return Command(verb, model, target=_target(words[2]), alias=alias_name(words[1]))
     return Command(verb, model, target=_target(words[1]) if len(words) > 1 else None)
+
+
+def _rollout(words: list[str]) -> Command:
+    if words[0] in (STATUS, ABORT):
+        if len(words) != 2:
+            raise BadName(kind="command", value=repr(" ".join(words)[:80]), rule=f"rollout {words[0]} NAME")
+        return Command("rollout", model_name(words[1]), action=words[0])
+    strategy = [word.removeprefix("--strategy=") for word in words[2:] if word != "--strategy"]
+    if len(strategy) > 1 or any(word not in STRATEGIES for word in strategy):
+        raise BadName(kind="strategy", value=repr(" ".join(strategy)[:80]), rule=" or ".join(STRATEGIES))
+    return Command("rollout", model_name(words[0]), target=_target(words[1]), strategy="".join(strategy))
 
 
 def _target(word: str) -> int | str:

@@ -16,13 +16,13 @@ def announcement(event: str, fleet: str, epoch: int, id: str, /, **fields: objec
     return json.dumps({key: item for key, item in value.items() if item not in (None, "")}, ensure_ascii=False)
 
 
-def hints(data: bytes) -> tuple[str, str]:
-    """The event and the node of an announcement, empty where it is not one of ours: never more than a hint."""
+def hints(data: bytes) -> tuple[str, str, str]:
+    """The event, node and model of an announcement, empty where it is not one of ours: never more than a hint."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return "", ""
+        return "", "", ""
     if not isinstance(value, dict):
-        return "", ""
-    event, node = value.get("event"), value.get("node")
-    return (event if isinstance(event, str) else "", node if isinstance(node, str) else "")
+        return "", "", ""
+    event, node, model = (item if isinstance(item := value.get(key), str) else "" for key in ("event", "node", "model"))
+    return event, node, model

@@ -5,17 +5,19 @@ Each function returns the record as it will be, like those of ``catalog``; how a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 from modelsync.core import catalog, rollout
 from modelsync.core.catalog import ModelRecord, VersionRecord
-from modelsync.core.errors import PolicyRefusal
-from modelsync.core.ids import EntryId, Version
-from modelsync.core.rollout import TOGETHER, WAVES, Plan, Rollout
-from modelsync.core.rollout_steps import Write
-from modelsync.core.status import iso_time
+from modelsync.core.errors import BadName, PolicyRefusal
+from modelsync.core.ids import Digest, EntryId, Version
+from modelsync.core.rollout import WAVES, Plan, Rollout
+from modelsync.core.rollout_steps import Said, Write
+from modelsync.core.status import NodeReport
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,24 +95,25 @@ def advanced(record: ModelRecord, write: Write, at: EntryId) -> ModelRecord:
     return replace(record, id=at, rollout=write.rollout, desired=desired)
 
 
-def shown(record: ModelRecord) -> dict[str, Any] | None:
-    """What the status document, and ``rollout status``, say of the last rollout."""
-    roll = record.rollout
-    if roll is None:
+def said(report: NodeReport, record: ModelRecord) -> Said:
+    """What a host's report says of a model, read as the hint that it is: what does not parse was not said."""
+    line = report.models.get(record.name, {})
+    ack = line.get("rollout")
+    ack = ack if isinstance(ack, dict) else {}
+    return Said(
+        node=report.id,
+        lost=report.lost,
+        follows=not line.get("own_pin"),
+        active=line.get("active"),
+        acked=_parsed(EntryId.parse, ack.get("id")),
+        digest=_parsed(Digest.parse, ack.get("digest")),
+        staged=ack.get("staged") is True,
+        refused=str(ack.get("refused") or "")[: rollout.MAX_REASON_CHARS],
+    )
+
+
+def _parsed(parse: Callable[[object], Value], value: object) -> Value | None:
+    try:
+        return parse(value)
+    except BadName:
         return None
-    value: dict[str, Any] = {
-        "id": str(roll.id),
-        "version": roll.version,
-        "strategy": roll.strategy,
-        "state": roll.state,
-        "before": roll.before,
-        "members": list(roll.members),
-        "by": roll.by,
-        "reason": roll.reason,
-        "since": iso_time(roll.since_ms),
-    }
-    if roll.strategy == WAVES:
-        value |= {"wave": roll.wave + 1, "waves": [list(wave) for wave in roll.waves]}
-    if roll.strategy == TOGETHER and roll.open:
-        value["straggler_s"] = roll.plan.straggler_s
-    return value

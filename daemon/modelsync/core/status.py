@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelsync.core import catalog
+from modelsync.core import rollout as rollouts
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ZERO_ID, EntryId, Version
+from modelsync.core.rollout import Rollout
 
 LOST_AFTER_S = 10.0
 """Five missed reports (one each 2 s): the node is shown as lost; nothing else follows from it."""
@@ -71,13 +73,35 @@ def _node(report: NodeReport, primary: str) -> dict[str, Any]:
 
 
 def model_line(record: ModelRecord) -> dict[str, Any]:
-    return {
+    line: dict[str, Any] = {
         "name": record.name,
         "head": record.head,
         "wanted": record.wanted,
         "pinned": record.pinned,
         "aliases": dict(sorted(record.aliases.items())),
     }
+    roll = rollout_line(record.rollout)
+    return line if roll is None else {**line, "rollout": roll}
+
+
+def rollout_line(roll: Rollout | None) -> dict[str, Any] | None:
+    """What ``rollout status`` says of a model's last rollout."""
+    if roll is None:
+        return None
+    value: dict[str, Any] = {
+        "id": str(roll.id),
+        "version": roll.version,
+        "strategy": roll.strategy,
+        "state": roll.state,
+        "before": roll.before,
+        "members": list(roll.members),
+        "by": roll.by,
+        "reason": roll.reason,
+        "since": iso_time(roll.since_ms),
+    }
+    if roll.strategy == rollouts.WAVES:
+        value |= {"wave": roll.wave + 1, "waves": [list(wave) for wave in roll.waves]}
+    return value
 
 
 def node_model(
@@ -89,10 +113,20 @@ def node_model(
     error: str | None,
     why: str,
     rejected: Mapping[str, str] | None = None,
+    own_pin: bool = False,
+    ack: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """One model's line in a node's report. ``rejected``: what this host's gates said, by version."""
-    line = {"active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why}
-    return {**line, "rejected": dict(rejected)} if rejected else line
+    """One model's line in a node's report.
+
+    Args:
+        rejected: what this host's gates said, by version.
+        ack: how far it is with the open rollout.
+    """
+    line: dict[str, Any] = {
+        "active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why,
+    }  # fmt: skip
+    more = {"rejected": dict(rejected or {}), "own_pin": own_pin, "rollout": dict(ack or {})}
+    return line | {key: value for key, value in more.items() if value}
 
 
 def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from modelsync.ports.gates import RejectionDisk as RejectionDisk
 from modelsync.ports.gates import Servers as Servers
 from modelsync.ports.gates import Validator as Validator
 from modelsync.ports.gates import Views as Views
+from modelsync.ports.health_gate import HealthGate as HealthGate
 from modelsync.ports.node_api import NodeApi as NodeApi
 from modelsync.ports.node_api import Published as Published
 from modelsync.ports.node_api import Upload as Upload

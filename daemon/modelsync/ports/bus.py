@@ -9,10 +9,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Woken:
-    """Something was announced, or the subscription is new: reread. Both fields are hints and may be empty."""
+    """Something was announced, or the subscription is new: reread. All fields are hints and may be empty."""
 
     event: str = ""
     node: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import structlog
 from modelsync.core import policy, status
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import HookFailed, ModelsyncError, VersionRejected
-from modelsync.core.ids import Digest, ModelName, Version
+from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
 from modelsync.ports import ActiveRecord, Clock, LiveLinks, VersionStore
 from modelsync.runtime.book import Book
@@ -32,6 +32,21 @@ RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """How far this host is with a rollout: what its holder counts, for this rollout's id and digest alone."""
+
+    id: EntryId
+    version: Version
+    digest: Digest
+    refused: str = ""
+    """Empty: staged, so that a switch needs no more than a rename."""
+
+    def fields(self) -> dict[str, object]:
+        value = {"id": str(self.id), "digest": str(self.digest), "staged": not self.refused}
+        return value | ({"refused": self.refused} if self.refused else {})
+
+
 @dataclass
 class _Model(Work):
     """What goes on with one model here; only its own task writes it."""
@@ -40,6 +55,9 @@ class _Model(Work):
     started: bool = False
     error: str | None = None
     failures: int = 0
+    ack: Ack | None = None
+    switching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held around a switch: a rollout's signal must not meet an ordinary activation half way."""
     held: frozenset[Version] = frozenset()
 
 
@@ -49,6 +67,7 @@ class Activator:
     def __init__(
         self,
         *,
+        node: NodeId,
         book: Book,
         store: VersionStore,
         live: LiveLinks,
@@ -57,6 +76,7 @@ class Activator:
         clock: Clock,
         on_change: Callable[[ModelName, str, Version | None], Awaitable[None]],
     ) -> None:
+        self._node = node
         self._book = book
         self._store = store
         self._live = live
@@ -99,7 +119,7 @@ class Activator:
         return record.version if record else None
 
     def wish(self, name: ModelName) -> policy.Wish:
-        return policy.wanted(self._book.record(name), self.pins.get(name))
+        return policy.wanted(self._book.record(name), self.pins.get(name), self._node)
 
     def report(self) -> dict[str, dict[str, object]]:
         """Every model's line for the node's report."""
@@ -114,6 +134,8 @@ class Activator:
                 error=model.error,
                 why=wish.why,
                 rejected=self.gates.shown(name),
+                own_pin=name in self.pins,
+                ack=model.ack.fields() if model.ack else None,
             )
         return lines
 
@@ -165,6 +187,9 @@ class Activator:
     async def _rejected(self, name: ModelName, model: _Model, error: VersionRejected) -> None:
         """Stay with what runs; nothing is tried again until somebody asks."""
         model.failures, model.state, model.error = 0, "rejected", str(error)
+        roll = self._book.record(name).rollout
+        if roll is not None and roll.open and roll.version == error.version:
+            model.ack = Ack(roll.id, roll.version, roll.digest, str(error))
         model.held = await asyncio.to_thread(self._held, self._book.record(name))
         await self._on_change(name, "rejected", Version(error.version))
         await self._tell_earlier(name, model)
@@ -184,19 +209,47 @@ class Activator:
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
-        active = self.records.get(name)
-        if active is not None and active.id > record.id:
+        if self._is_behind(record):
             return  # the catalog on disk is older than what was activated: what Redis knows decides, when it answers
         if wish.version is None:
             model.state = "waiting" if wish.waiting else "idle"
         else:
-            await self._activate(record, wish, model)
+            try:
+                await self._activate(record, wish, model)
+            except VersionRejected:
+                await self._stage_rollout(record, model)  # what is wanted will not do; what is to come may
+                raise
+        await self._stage_rollout(record, model)
         for number in sorted({record.wanted, record.head} - {None, wish.version}, key=lambda n: n or 0):
             with contextlib.suppress(VersionRejected):  # remembered, and it is not what is wanted here
                 await self._stager.stage(record, Version(number or 0), model)
         model.state = "waiting" if wish.waiting else "active" if wish.version is not None else "idle"
         model.held = await asyncio.to_thread(self._held, record)
         await self._on_change(name, model.state, None)
+
+    def _is_behind(self, record: ModelRecord) -> bool:
+        active = self.records.get(record.name)
+        return active is not None and active.id > record.id
+
+    async def _stage_rollout(self, record: ModelRecord, model: _Model) -> None:
+        """Get an open rollout's version ready and say so; what will not do here is refused, with the reason."""
+        roll = record.rollout
+        if roll is None or not roll.open:
+            model.ack = None
+            return
+        if model.ack is not None and (model.ack.id, model.ack.digest) == (roll.id, roll.digest):
+            return
+        refused = ""
+        try:
+            await self._stager.stage(record, roll.version, model)
+        except ModelsyncError as error:
+            if error.retryable:
+                raise
+            refused = str(error)
+            log.warning("rollout.refused", model=record.name, version=roll.version, error=refused)
+        await self._book.saved()  # the switch that may follow at once has the disk to itself
+        model.ack = Ack(roll.id, roll.version, roll.digest, refused)
+        await self._on_change(record.name, "staged", roll.version)
 
     async def _activate(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
         number = wish.version
@@ -210,9 +263,12 @@ class Activator:
         async with self._stager.held(record, number, model) as (manifest, digest):
             model.state = "activating"
             await self._validated(record, number, manifest, digest)
-            new = self._intent(record, number, digest)
-            await asyncio.to_thread(self._switch, manifest, new)
-            self.records[record.name] = new
+            async with model.switching:
+                if self._is_behind(record):
+                    return  # a rollout's signal was quicker than the catalog
+                new = self._intent(record, number, digest)
+                await asyncio.to_thread(self._switch, manifest, new)
+                self.records[record.name] = new
             await self._settle(record, wish, model)  # (9)
         model.state, model.error = "active", None
         model.held = model.held | {number}

@@ -187,6 +187,11 @@ class Book:
             self.fleet = fleet
         self._ledger.set_applied(at)
 
+    async def saved(self) -> None:
+        """Return when no save is under way."""
+        async with self._guard:
+            pass
+
     async def refresh_nodes(self) -> None:
         """Read the other nodes' reports. Raises RedisUnavailable, RedisRefused, MalformedMessage."""
         self.nodes = await self._catalog.nodes()

@@ -40,6 +40,7 @@ from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
 from modelsync.runtime.office import Office
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.staging import Stager
 
 log = structlog.get_logger()
@@ -57,6 +58,18 @@ REDIS_PAUSE_S = (0.2, 5.0)
 """First and longest pause before Redis is tried again, each with jitter so that a fleet does not return in step."""
 
 
+_NO_CHANGE = frozenset(
+    {
+        "version.activated",
+        "version.rejected",
+        "rollout.reported",
+        "command.done",
+        "command.refused",
+        "alarm.raised",
+    }
+)
+"""Announcements that change no catalog."""
+
 PeerCatalog = Callable[[NodeId], Awaitable[tuple[Sequence[ModelRecord], FleetRecord]]]
 """Asks a node for all it knows. Raises RemoteFault, IntegrityFault."""
 
@@ -73,6 +86,7 @@ class LiveSettings:
     concurrency: int
     priority: int
     nofailover: bool
+    labels: Sequence[str] = ()
     config_error: str | None = None
 
 
@@ -102,6 +116,7 @@ class Node:
         publisher: Publisher,
         office: Office,
         elector: Elector,
+        rollouts: Rollouts,
         clock: Clock,
         peer_catalog: PeerCatalog,
         alarms: Alarms,
@@ -117,6 +132,7 @@ class Node:
         self.publisher = publisher
         self.office = office
         self.elector = elector
+        self.rollouts = rollouts
         self.clock = clock
         self._redis_faults: dict[str, str] = {"read": "not read yet"}
         self.peer_catalog = peer_catalog
@@ -126,6 +142,8 @@ class Node:
         self._has_reported = False
         self._resume_by = ""
         self.crew = Crew()
+        self._got_further: set[ModelName] = set()
+        """Models of which the next report tells something that a rollout waits for."""
         self._sync_wake = asyncio.Event()
         self._report_wake = asyncio.Event()
         self._collect_wake = asyncio.Event()
@@ -142,8 +160,15 @@ class Node:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set; then hand over the lease and leave everything in order."""
-        loops = (self._sync_loop, self._listen_loop, self._report_loop, self._collect_loop, self.elector.run)
-        watches = (self.crew.watch, self.activator.crew.watch, self.office.crew.watch)
+        loops = (
+            self._sync_loop,
+            self._listen_loop,
+            self._report_loop,
+            self._collect_loop,
+            self.elector.run,
+            self.rollouts.run,
+        )
+        watches = (self.crew.watch, self.activator.crew.watch, self.office.crew.watch, self.rollouts.crew.watch)
         tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in (*loops, *watches)]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -289,11 +314,13 @@ class Node:
 
     def _woken(self, heard: Woken) -> None:
         """Reread what the announcement may have changed; without a hint, everything."""
-        if heard.event in ("version.activated", "version.rejected", "command.done", "command.refused", "alarm.raised"):
+        if heard.event == "rollout.reported":
+            self.rollouts.wake()
+        if heard.event in _NO_CHANGE:
             return  # it changes no catalog: a fleet of N would reread it N times for each switch
         if heard.node != self.identity.node:
             self._sync_wake.set()
-        if heard.event not in ("version.published", "wish.changed"):
+        if heard.event not in ("version.published", "wish.changed") and not heard.event.startswith("rollout."):
             self.elector.nudge()
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -319,6 +346,8 @@ class Node:
         command = commands.parse(text)
         if command.verb in commands.FLEET_VERBS:
             return await self._fleet_command(command, by)
+        if command.verb == "rollout":
+            return await self.rollouts.command(command, by)
         record = await self.publisher.command(command, by)
         return {
             "model": record.name,
@@ -374,6 +403,9 @@ class Node:
     async def changed(self, name: ModelName, what: str, version: Version | None) -> None:
         """A model's state here moved: report it, and announce an activation."""
         self._report_wake.set()
+        rollout = self.book.record(name).rollout
+        if rollout is not None and rollout.open:
+            self._got_further.add(name)
         if what not in ("activated", "rejected"):
             return
         self._collect_wake.set()
@@ -407,13 +439,29 @@ class Node:
                 if self.clock.boottime_s() >= nodes_due_s:  # not with each report of a busy node: it costs N reads
                     nodes_due_s = self.clock.boottime_s() + REPORT_EVERY_S
                     await self._refresh_nodes()  # before our own report hides what a twin has written
+                further, self._got_further = self._got_further, set()
                 await self.catalog.report(self.identity.node, self.report())
+                await self._tell_holder(further)
                 self._has_reported = True
                 self._redis_answered("report")
             except ModelsyncError as error:
                 self.redis_failed("report", error)
             await _wait(self._report_wake, REPORT_EVERY_S)
             await asyncio.sleep(REPORT_PAUSE_S)
+
+    async def _tell_holder(self, names: set[ModelName]) -> None:
+        """A report about an open rollout is out: its holder reads it now rather than at its next look."""
+        for name in sorted(names):
+            await self.catalog.announce(
+                announcement(
+                    "rollout.reported",
+                    self.identity.fleet,
+                    self.elector.epoch,
+                    "",
+                    model=name,
+                    node=self.identity.node,
+                )
+            )
 
     def report(self) -> dict[str, str]:
         """The fields of ``node:ID``."""
@@ -425,6 +473,7 @@ class Node:
             ("refusals", dict(list(self.office.refusals().items())[:50])),
             ("orphans", {name: self._orphan_paths(record) for name, record in self.book.orphans.items()}),
             ("fencing", self.elector.fencing),
+            ("labels", list(self.settings.labels)),
             ("alarms", self.alarms.sentences(5)),
         ):
             if value:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from blake3 import blake3
 
-from modelsync.core import catalog, commands
+from modelsync.core import catalog, commands, rollout_orders
 from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord, WishChange
@@ -33,6 +33,7 @@ from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.messages import announcement
+from modelsync.core.rollout_orders import Start
 from modelsync.ports import Authority, Catalog, Change, Clock, Published, SourceFile, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
@@ -40,6 +41,7 @@ from modelsync.runtime.gate import Gate
 log = structlog.get_logger()
 
 Answer = TypeVar("Answer")
+RecordChange = Callable[[ModelRecord, EntryId], ModelRecord]
 
 INLINE_MANIFEST_BYTES = 4096
 """A manifest up to this size goes along in the log: a replica then saves a request before it can begin to pull."""
@@ -75,6 +77,7 @@ class Publisher:
         clock: Clock,
         authority: Callable[[], Authority | None],
         on_published: Callable[[ModelName], None],
+        start_of: Callable[[ModelName, str], Start | None],
         alarm: Callable[[str, str], None] = lambda kind, what: None,
     ) -> None:
         self._alarm = alarm
@@ -86,6 +89,8 @@ class Publisher:
         self._clock = clock
         self._authority = authority
         self._on_published = on_published
+        self._start_of = start_of
+        """How a publish of a model by somebody begins its rollout; None: every host switches as soon as it can."""
         self._unsettled: Change | None = None
         self.guard = asyncio.Lock()
         """Held while anything is written to the catalog, and not while bytes are copied."""
@@ -131,9 +136,21 @@ class Publisher:
         data = manifests.encode(manifest)
         digest = await asyncio.to_thread(self._store.put_document, data)
         entry = _entry(manifest, digest)
-        after = catalog.published(record, manifest.version, entry)
+        start = self._start_of(draft.model, draft.author)
+        if start is None:
+            after = catalog.published(record, manifest.version, entry)
+        else:
+            after = rollout_orders.published(record, manifest.version, entry, start)
         await self._write(
-            record, after, "published", manifest.version, digest, note=draft.note, by=draft.author, data=data
+            record,
+            after,
+            "published",
+            manifest.version,
+            digest,
+            note=draft.note,
+            by=draft.author,
+            data=data,
+            event="version.published",
         )
         log.info(
             "version.published",
@@ -185,19 +202,41 @@ class Publisher:
 
     async def command(self, command: Command, by: str) -> ModelRecord:
         """Carry out a model's command. Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
-        return await self._chained(lambda: self._command(command, by))
-
-    async def _command(self, command: Command, by: str) -> ModelRecord:
         assert command.model is not None
+        kind = "deleted" if command.verb == "delete" else "wish"
+        return await self.change_model(
+            command.model,
+            lambda record, at: commands.applied(command, record, at),
+            kind=kind,
+            event="wish.changed",
+            note=str(command),
+            by=by,
+        )
+
+    async def change_model(
+        self, name: ModelName, change: RecordChange, *, kind: str, event: str, note: str, by: str, asked: bool = True
+    ) -> ModelRecord:
+        """Write what a function makes of a model's record. ``asked``: somebody asked for it, and history says so.
+
+        The function is called with the record as it is under the lock, and the id that the change will have.
+        Raises what it raises; LeaseLost, NoPrimary, RedisUnavailable.
+        """
+        return await self._chained(lambda: self._change_model(name, change, kind, event, note, by, asked))
+
+    async def _change_model(
+        self, name: ModelName, change: RecordChange, kind: str, event: str, note: str, by: str, asked: bool
+    ) -> ModelRecord:
         await self._settle()
         authority = self._require_authority()
-        record = self._book.record(command.model)
+        record = self._book.record(name)
         at = self._book.next_id(authority.epoch)
-        after = commands.applied(command, record, at)
-        after = catalog.noted(after, WishChange(at, self._clock.wall_ms(), by, str(command), after.wanted))
-        kind = "deleted" if command.verb == "delete" else "wish"
-        await self._write(record, after, kind, after.wanted, None, note=str(command), by=by)
-        log.info("wish.changed", model=record.name, command=str(command), wanted=after.wanted, by=by)
+        after = change(record, at)
+        roll = after.rollout if kind == "rollout" else None
+        version, digest = (roll.version, roll.digest) if roll else (after.wanted, None)
+        if asked:
+            after = catalog.noted(after, WishChange(at, self._clock.wall_ms(), by, note, version))
+        await self._write(record, after, kind, version, digest, note=note, by=by, event=event)
+        log.info(event, model=name, note=note, wanted=after.wanted, by=by)
         return after
 
     # --- after a promotion, and after Redis lost data ----------------------------------------------------------------
@@ -276,10 +315,10 @@ class Publisher:
         note: str,
         by: str,
         data: bytes = b"",
+        event: str = "wish.changed",
     ) -> None:
         authority = self._require_authority()
         written, removed = catalog.changed_fields(before, after)
-        event = "version.published" if kind == "published" else "wish.changed"
         log_fields = {"kind": kind, "model": after.name, "by": by, "note": note}
         if kind != "restored":
             log_fields["after"] = str(self._book.applied)  # the script refuses it where Redis has lost that entry
