@@ -35,7 +35,7 @@ COMMANDS = {
     "rollback": ("wishes", "Run the version of NAME before the one wanted now, or an earlier VERSION."),
     "alias": ("wishes", "Let ALIAS mean VERSION of NAME."),
     "delete": ("wishes", "Forget VERSION of NAME; refused for what is wanted, pinned, aliased or the head."),
-    "rollout": ("rollout", "Bring VERSION of NAME onto the fleet: each, together or in waves; or status, abort."),
+    "rollout": ("rollout", "Bring VERSION of NAME onto the fleet: each host by itself, together, or in waves."),
     "switchover": ("fleet", "Make NODE the primary, or the best candidate."),
     "pause": ("fleet", "Promote nobody until `resume`; a switchover that is asked for goes on."),
     "resume": ("fleet", "End a pause."),
