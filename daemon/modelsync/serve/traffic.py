@@ -1,0 +1,106 @@
+"""Requests as their senders saw them: how many, how they ended, how long they took, by model and over time. Pure.
+
+What the models' cache did (hits, loads, evictions) the client counts; the two are put side by side in ``reports``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelsync.client.latency import Histogram, difference, merged, percentile_s
+
+BUCKET_S = 10
+KEPT_BUCKETS = 8640
+"""A day of them; one in which nothing happened takes no place."""
+MAX_MODELS = 10_000
+"""Names come from strangers: above this many, and for names that are not known, requests count as of no model."""
+NO_MODEL = ""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Ten seconds of one model."""
+
+    t_s: int
+    """Unix time at which it began."""
+    requests: int = 0
+    failures: int = 0
+    """Answers of 500 and above: not the sender's fault."""
+    latency: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ModelTraffic:
+    """One model, since the server began."""
+
+    by_status: dict[int, int] = field(default_factory=dict)
+    latency: Histogram = field(default_factory=Histogram)
+    total_s: float = 0.0
+    ring: deque[Bucket] = field(default_factory=lambda: deque(maxlen=KEPT_BUCKETS))
+    _open: Bucket | None = None
+    _before: list[int] = field(default_factory=lambda: list(Histogram().counts))
+
+    def note(self, status: int, took_s: float, t_s: int) -> None:
+        bucket = self._open
+        if bucket is None or bucket.t_s != t_s:
+            self.close_bucket()
+            bucket = self._open = Bucket(t_s)
+        bucket.requests += 1
+        bucket.failures += status >= 500
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+        self.latency.add(took_s)
+        self.total_s += took_s
+
+    def close_bucket(self) -> None:
+        if self._open is not None:
+            self.ring.append(self._with_latency(self._open))
+            self._before = list(self.latency.counts)
+            self._open = None
+
+    def buckets(self) -> list[Bucket]:
+        return [*self.ring, *([self._with_latency(self._open)] if self._open is not None else [])]
+
+    def _with_latency(self, bucket: Bucket) -> Bucket:
+        return Bucket(bucket.t_s, bucket.requests, bucket.failures, difference(self.latency.counts, self._before))
+
+
+class Traffic:
+    """All models.
+
+    Args:
+        now_s: Unix time in seconds.
+    """
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self.models: dict[str, ModelTraffic] = {}
+
+    def note(self, name: str, status: int, took_s: float) -> None:
+        """Count one answered request."""
+        model = self.models.get(name)
+        if model is None:
+            known = status != 404 and len(self.models) < MAX_MODELS
+            model = self.models.setdefault(name if known else NO_MODEL, ModelTraffic())
+        model.note(status, took_s, int(self._now_s()) // BUCKET_S * BUCKET_S)
+
+    def series(self, name: str, step_s: int) -> dict[int, dict[str, Any]]:
+        """A model's steps by their beginning: requests, failures and latency percentiles in seconds."""
+        model = self.models.get(name)
+        joined: dict[int, list[Bucket]] = {}
+        for bucket in model.buckets() if model is not None else ():
+            joined.setdefault(bucket.t_s // step_s * step_s, []).append(bucket)
+        return {t_s: _step(parts) for t_s, parts in sorted(joined.items())}
+
+
+def _step(parts: list[Bucket]) -> dict[str, Any]:
+    latency = merged(part.latency for part in parts)
+    return {
+        "requests": sum(part.requests for part in parts),
+        "failures": sum(part.failures for part in parts),
+        "latency_p50_s": percentile_s(latency, 0.5),
+        "latency_p90_s": percentile_s(latency, 0.9),
+        "latency_p99_s": percentile_s(latency, 0.99),
+    }
