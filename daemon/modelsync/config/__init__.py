@@ -11,6 +11,7 @@ from modelsync.config.schema import (
     ModelsSection,
     NodeSection,
     SecuritySection,
+    ServeSection,
     StorageSection,
     TransferSection,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "NodeSection",
     "SecuritySection",
     "StorageSection",
+    "ServeSection",
     "TransferSection",
     "build",
     "differences",

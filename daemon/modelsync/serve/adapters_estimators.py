@@ -37,13 +37,12 @@ class EstimatorAdapter:
         described = _outputs(model, self._callables)
         published = {spec.name: spec for spec in from_metadata(metadata.get("outputs"))}
         usual = [spec for spec in described if spec.name in (published or _USUAL)] or described
-        self._usual = tuple(spec.name for spec in usual)
         inputs = from_metadata(metadata.get("inputs")) or (_input(model),)
         self.signature = Signature(
             platform=_platform(model),
             inputs=inputs,
-            outputs=tuple(published.get(spec.name, spec) for spec in described),
-            usual=self._usual,
+            outputs=tuple(published.get(spec.name, spec) for spec in usual),
+            more=tuple(spec.name for spec in described if spec not in usual),
             batches=True,
             columns=True,
         )

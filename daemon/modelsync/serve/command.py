@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modelsync-serve", description="Serve the models of this host by the Open Inference Protocol."
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="modelsync's configuration: [serve] and node.live_dir")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="its [serve] and node.live_dir")
     parser.add_argument("--live", type=Path, metavar="DIR", help="the live directory; needed without --config")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve (default: 127.0.0.1:8462)")
     parser.add_argument(
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--budget-bytes", type=int, metavar="N", help="memory for models; the least used make room")
     parser.add_argument("--preload", metavar="PATTERN,…", help="models to load before the server is ready")
-    parser.add_argument("--daemon", metavar="URL", help="the daemon that knows who holds a model that this host does not")
+    parser.add_argument("--daemon", metavar="URL", help="the daemon that knows which host holds what")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=f"modelsync {__version__}")
     return parser

@@ -105,7 +105,7 @@ class Forwarder:
                     raise ModelUnavailable(model=name, reason=f"the daemon answers {response.status} when asked for it")
                 data = await _bounded(response, MAX_PLACEMENT_BYTES)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ModelUnavailable(model=name, reason=f"the daemon does not say who holds it: {_told(error)}") from error
+            raise ModelUnavailable(model=name, reason=f"the daemon says no owner: {_told(error)}") from error
         return owners_of(data)
 
     async def _asked(self, owners: Sequence[URL], request: web.Request, name: str, body: bytes) -> web.Response:

@@ -47,7 +47,7 @@ class Encoded:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def decode(body: bytes, header_length: str | None) -> InferRequest:
+def decode(body: bytes | bytearray, header_length: str | None) -> InferRequest:
     """Parse a request's body.
 
     Args:
@@ -71,7 +71,7 @@ def decode(body: bytes, header_length: str | None) -> InferRequest:
     return InferRequest(inputs, outputs, given, binary, _flag(parameters, "binary_data_output", "the request"))
 
 
-def json_object(data: memoryview | bytes) -> dict[str, Any]:
+def json_object(data: memoryview | bytes | bytearray) -> dict[str, Any]:
     """Parse a document that must be one object. Raises BadRequest."""
     if len(data) > MAX_JSON_BYTES:
         raise BadRequest(reason=f"the JSON is larger than {MAX_JSON_BYTES} bytes; send large tensors as binary data")

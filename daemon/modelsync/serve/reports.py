@@ -74,7 +74,7 @@ class Reports:
     def document(self, step_s: int) -> dict[str, Any]:
         """``/stats``: counters by model and version, curves by model, what the client and the server are doing."""
         counted = dict(self._client.stats())
-        models: dict[str, Any] = counted.pop("models", {})
+        models = self._by_version(counted.pop("models"))
         names = sorted({*models, *(name for name in self._traffic.models if name)})
         return {
             "models": {name: models.get(name, {}) for name in names},
@@ -92,6 +92,18 @@ class Reports:
             "forwarded": forwarder.forwarded if forwarder else 0,
             "forwarding_failed": forwarder.failed if forwarder else 0,
         }
+
+    def _by_version(self, counted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """The client's counters by model and version, with requests and misses as their senders had them.
+
+        The client counts leases, of which a request that waits for a load and then leases is one without a wait.
+        """
+        for name, versions in counted.items():
+            traffic = self._traffic.models.get(name)
+            for number, line in versions.items():
+                requests, misses = traffic.by_version.get(int(number), (0, 0)) if traffic is not None else (0, 0)
+                line |= {"requests": requests, "hits": requests - misses, "misses": misses}
+        return counted
 
     def _series(self, name: str, step_s: int) -> list[dict[str, Any]]:
         """The client's steps with the senders' latencies; steps that only one of them saw are there, too."""
@@ -133,7 +145,7 @@ class Reports:
             )
         }
         size = GaugeMetricFamily("modelsync_serve_model_bytes", "In memory", labels=["model", "version"])
-        for name, versions in self._client.stats().get("models", {}).items():
+        for name, versions in self._by_version(self._client.stats()["models"]).items():
             for number, line in versions.items():
                 for key, family in families.items():
                     family.add_metric([name, str(number)], line.get(key, 0))

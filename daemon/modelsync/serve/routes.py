@@ -6,7 +6,6 @@ Source: Open Inference Protocol v2, "HTTP/REST"; the model repository extension.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from modelsync.serve.faults import BadRequest, InferenceFault, ServerBusy, Unkno
 from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.messages import LENGTH_HEADER, Encoded
 from modelsync.serve.shelf import Shelf
-from modelsync.serve.traffic import Traffic
+from modelsync.serve.traffic import Traffic, Visit
 
 SERVER_NAME = "modelsync-serve"
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
@@ -87,23 +86,25 @@ class ProtocolRoutes:
     async def infer(self, request: web.Request) -> web.Response:
         name, version = _name(request), _version(request)
         with await self._bodies.read(request) as body:
-            started_s, status = time.perf_counter(), 500
+            visit = self._traffic.visit(name)
             try:
-                response = await self._infer(request, name, version, body.data)
-                status = response.status
+                response = await self._infer(request, visit, version, body.data)
+                visit.status = response.status
             except InferenceFault as fault:
-                status = fault.status
+                visit.status = fault.status
                 raise
             finally:
-                self._traffic.note(name, status, time.perf_counter() - started_s)
+                self._traffic.end(visit)
         return response
 
-    async def _infer(self, request: web.Request, name: str, version: int | None, body: bytearray) -> web.Response:
+    async def _infer(self, request: web.Request, visit: Visit, version: int | None, body: bytearray) -> web.Response:
+        name = visit.model
         try:
             leased = await self._shelf.lease(name, version)
         except UnknownModel as unknown:
             return await self._forwarded(request, name, body, unknown)
         with leased:
+            visit.version, visit.missed = leased.version, leased.missed
             decoded = await _aside(len(body), messages.decode, body, request.headers.get(LENGTH_HEADER))
             outputs = await self._engine.infer(name, leased, decoded)
             size = sum(tensor.array.nbytes for tensor in outputs)

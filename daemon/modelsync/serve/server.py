@@ -52,7 +52,7 @@ class InferenceServer:
         self._stopping = False
         self._under_way = 0
         self.port = settings.port
-        self.traffic = Traffic(time.time)
+        self.traffic = Traffic(time.time, time.perf_counter)
         self.bodies = Bodies(settings.max_body_bytes, settings.max_bodies_bytes)
         self.shelf = Shelf(client, Offers(settings.live_dir))
         self.engine = Engine(settings)
@@ -171,7 +171,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     except MalformedMessage as error:
         return refusal(BadRequest(reason=error.reason))
     except web.HTTPException as error:
-        response = answer({"error": error.text or error.reason}, error.status)
+        response = answer({"error": f"{error.reason}: {request.method} {request.path[:200]}"}, error.status)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import weakref
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from modelsync.client import Client, Handle
 from modelsync.client.handle import Lease
@@ -18,6 +19,8 @@ from modelsync.client.offers import Offers
 from modelsync.core.errors import ModelsyncError, NoSuchModel, NoSuchVersion
 from modelsync.serve.adapters import Adapter, adapter_for
 from modelsync.serve.faults import ModelUnavailable, UnknownModel
+
+_T = TypeVar("_T")
 
 MAX_VERSION_HANDLES = 256
 """Of versions asked for by number; each is a few hundred bytes, its weights are the client's to evict."""
@@ -32,6 +35,8 @@ class Leased:
     version: int
     digest: str
     adapter: Adapter
+    missed: bool = False
+    """Whether it had to be loaded for this request."""
 
     def __enter__(self) -> Leased:
         return self
@@ -49,10 +54,10 @@ class _Adapted:
     adapter: Adapter
     model: weakref.ref[Any] | None
 
-    def fits(self, lease: Lease, model: Any) -> bool:
-        if self.version != lease.version or self.digest != lease.digest:
+    def fits(self, version: int, digest: str, model: Any) -> bool:
+        if self.version != version or self.digest != digest:
             return False
-        return bool(self.digest) or (self.model is not None and self.model() is model)
+        return bool(digest) or (self.model is not None and self.model() is model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,30 +97,40 @@ class Shelf:
             UnknownModel: this host does not offer it. ModelUnavailable: it does, and it cannot be used.
         """
         if name in self._withdrawn:
-            raise UnknownModel(reason=f"model {name!r} was unloaded; POST /v2/repository/models/{name}/load brings it back")
+            raise UnknownModel(reason=f"model {name!r} was unloaded; a load by the repository API brings it back")
         key = (name, version)
         handle = self._handles.get(key)
+        missed = handle is None or not handle.resident
         if handle is None:
             handle = await self._loaded(key)
-        lease = handle.lease()
-        if handle.resident:
-            model = lease.__enter__()
-        else:
-            await self._load(key)
-            # In a thread, since it may have been evicted again before it could be leased.
-            model = await self._translated(name, asyncio.to_thread(lease.__enter__))
-        try:
-            return self._leased(key, lease, model)
-        except BaseException:
+        while True:
+            lease = handle.lease()
+            if handle.resident:
+                model = lease.__enter__()
+            else:
+                await self._load(key)
+                # In a thread, since it may have been evicted again before it could be leased.
+                model = await self._translated(name, asyncio.to_thread(lease.__enter__))
+            try:
+                leased = self._leased(key, handle, lease, model)
+            except BaseException:
+                lease.__exit__(None, None, None)
+                raise
+            if leased is not None:
+                leased.missed = missed
+                return leased
             lease.__exit__(None, None, None)
-            raise
 
-    def _leased(self, key: tuple[str, int | None], lease: Lease, model: Any) -> Leased:
+    def _leased(self, key: tuple[str, int | None], handle: Handle, lease: Lease, model: Any) -> Leased | None:
+        """None if the model is switched at this very moment, so that the handle tells of another version."""
+        version, digest = lease.version, handle.digest
+        if handle.version != version:
+            return None
         adapted = self._adapted.get(key)
-        if adapted is None or not adapted.fits(lease, model):
-            adapter = adapter_for(key[0], model, lease.metadata)
-            adapted = self._adapted[key] = _Adapted(lease.version, lease.digest, adapter, _reference(model))
-        return Leased(lease, model, adapted.version, adapted.digest, adapted.adapter)
+        if adapted is None or not adapted.fits(version, digest, model):
+            adapter = adapter_for(key[0], model, handle.metadata)
+            adapted = self._adapted[key] = _Adapted(version, digest, adapter, _reference(model))
+        return Leased(lease, model, version, digest, adapted.adapter)
 
     async def _loaded(self, key: tuple[str, int | None]) -> Handle:
         handle = await self._load(key)
@@ -131,14 +146,15 @@ class Shelf:
             return await self._translated(name, self.client.aload(name))
         return await self._translated(name, asyncio.to_thread(self.client.load_version, name, version))
 
-    async def _translated(self, name: str, loading: Any) -> Any:
+    async def _translated(self, name: str, loading: Awaitable[_T]) -> _T:
+        """The outcome of a load, its errors as the protocol has them."""
         try:
             loaded = await loading
         except (NoSuchModel, NoSuchVersion) as error:
-            raise UnknownModel(reason=str(error)) from error
+            raise _unknown(name, error) from error
         except (ModelsyncError, OSError, MemoryError) as error:
-            self._failed[name] = str(error)
-            raise ModelUnavailable(model=name, reason=str(error)) from error
+            self._failed[name] = _told(error)
+            raise ModelUnavailable(model=name, reason=_told(error)) from error
         self._failed.pop(name, None)
         return loaded
 
@@ -156,9 +172,9 @@ class Shelf:
         try:
             return await asyncio.to_thread(self.offers.retained, name)
         except (NoSuchModel, NoSuchVersion) as error:
-            raise UnknownModel(reason=str(error)) from error
+            raise _unknown(name, error) from error
         except (ModelsyncError, OSError) as error:
-            raise ModelUnavailable(model=name, reason=str(error)) from error
+            raise ModelUnavailable(model=name, reason=_told(error)) from error
 
     async def index(self) -> list[Listing]:
         """Every model: in memory or not, and why not."""
@@ -183,7 +199,7 @@ class Shelf:
         if name in self._withdrawn:
             raise ModelUnavailable(model=name, reason="unloaded")
         if name in self._failed:
-            raise ModelUnavailable(model=name, reason=self._failed[name])
+            await self._load((name, version))  # a newer version may be good; the client paces these tries
 
     async def load(self, name: str) -> None:
         """Load a model, and offer it again if it was unloaded. Raises UnknownModel, ModelUnavailable."""
@@ -211,6 +227,17 @@ class Shelf:
                 except ModelsyncError as error:
                     failed[name] = str(error)
         return failed
+
+
+def _unknown(name: str, error: NoSuchModel | NoSuchVersion) -> UnknownModel:
+    return UnknownModel(reason=f"model {name!r} is not offered here: {error.reason}")
+
+
+def _told(error: BaseException) -> str:
+    """Why, for whoever asks over HTTP: not where this host keeps its files."""
+    if not isinstance(error, ModelsyncError):
+        return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+    return " ".join(part for part in (error.sentence(), str(error.details().get("reason", ""))) if part)
 
 
 def _reference(model: Any) -> weakref.ref[Any] | None:

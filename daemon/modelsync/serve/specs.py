@@ -33,8 +33,8 @@ class Signature:
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    usual: tuple[str, ...] = ()
-    """Outputs for a request that names none; empty: all."""
+    more: tuple[str, ...] = ()
+    """Outputs that a request gets only by naming them."""
     batches: bool = False
     """Rows of several requests may be run as one: the first dimension of every tensor is the row."""
     optional_inputs: bool = False
@@ -42,12 +42,12 @@ class Signature:
     """A table: either one tensor that holds all columns, whatever its name, or one tensor a column."""
 
     def wanted(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The outputs to compute: those asked for, or the usual. Raises BadTensor for one that the model lacks."""
-        known = [spec.name for spec in self.outputs]
+        """The outputs to compute: those asked for, or all listed. Raises BadTensor for one that is unknown."""
+        listed = tuple(spec.name for spec in self.outputs)
         for name in names:
-            if name not in known:
-                raise BadTensor(tensor=name, reason=f"the model's outputs are {_listed(known)}")
-        return tuple(names) or self.usual or tuple(known)
+            if name not in listed and name not in self.more:
+                raise BadTensor(tensor=name, reason=f"the model's outputs are {_listed((*listed, *self.more))}")
+        return tuple(names) or listed
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raises BadTensor or BadRequest if a request's inputs are not what the model takes."""
