@@ -43,9 +43,7 @@ class Engine:
         joint = (name, leased.version, leased.digest, wanted, key)
         return await self._batcher.run(joint, batching, request.inputs, run)
 
-    async def _run(
-        self, name: str, leased: Leased, wanted: Sequence[str], inputs: Sequence[Tensor]
-    ) -> list[Tensor]:
+    async def _run(self, name: str, leased: Leased, wanted: Sequence[str], inputs: Sequence[Tensor]) -> list[Tensor]:
         call = partial(leased.adapter.run, leased.model, inputs, wanted)
         return await self.lanes.run(name, rows_of(inputs), call)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -35,8 +36,15 @@ class Reports:
     """Puts the senders' view (``traffic``) and the cache's (``client``) side by side."""
 
     def __init__(
-        self, client: Client, traffic: Traffic, lanes: Lanes, bodies: Bodies, forwarder: Forwarder | None
+        self,
+        live_dir: Path,
+        client: Client,
+        traffic: Traffic,
+        lanes: Lanes,
+        bodies: Bodies,
+        forwarder: Forwarder | None,
     ) -> None:
+        self._live_dir = str(live_dir)
         self._client = client
         self._traffic = traffic
         self._lanes = lanes
@@ -87,6 +95,7 @@ class Reports:
     def server(self) -> dict[str, Any]:
         forwarder = self._forwarder
         return {
+            "live_dir": self._live_dir,
             "waiting": self._lanes.waiting,
             "body_bytes": self._bodies.held_bytes,
             "forwarded": forwarder.forwarded if forwarder else 0,

@@ -226,4 +226,3 @@ def refusal(fault: InferenceFault) -> web.Response:
     if fault.status == 413:
         response.force_close()  # the rest of the body is not read
     return response
-

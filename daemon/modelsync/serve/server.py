@@ -57,7 +57,7 @@ class InferenceServer:
         self.shelf = Shelf(client, Offers(settings.live_dir))
         self.engine = Engine(settings)
         self.forwarder = Forwarder(settings.daemon_url) if settings.daemon_url else None
-        self.reports = Reports(client, self.traffic, self.engine.lanes, self.bodies, self.forwarder)
+        self.reports = Reports(settings.live_dir, client, self.traffic, self.engine.lanes, self.bodies, self.forwarder)
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
         self._connections: ConnectionGuard | None = None
