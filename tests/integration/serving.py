@@ -20,7 +20,6 @@ import numpy as np
 import tritonclient.http as triton
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-
 from tests.integration.daemons import free_port
 
 ROWS, LABELS = load_iris(return_X_y=True)

@@ -1,4 +1,4 @@
-"""An unmodified tritonclient against a real server: everything that issue and protocol name, and every error decoded."""
+"""An unmodified tritonclient against a real server: all that protocol and issue name, and every error decoded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import tritonclient.http as triton
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import make_pipeline
-from tritonclient.utils import InferenceServerException
-
 from tests.integration.serving import ROWS, Serve, fp64, iris, put, put_joblib, serving
+from tritonclient.utils import InferenceServerException
 
 
 @pytest.fixture(scope="module")
