@@ -23,6 +23,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ConfigurationFault, PeerUnavailable
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
+from modelsync.core.neighbours import Labels
 from modelsync.edges import durable
 from modelsync.edges.catalog_files import CatalogFiles
 from modelsync.edges.clock import SystemClock
@@ -106,7 +107,7 @@ class App:
         self.redis_url = self._redis(stack)
         ledger = StateFile(config.node.state_dir / "state.json")
         node = self._assemble(stack, store, ledger)
-        answers = NodeAnswers(node, Metrics(lambda: _snapshot(node)).render)
+        answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(node), "sent_bytes": server.sent_bytes}).render)
         server = HttpServer(
             answers,
             host=config.node.listen.host,
@@ -137,7 +138,9 @@ class App:
 
     def _assemble(self, stack: AsyncExitStack, store: IngestingStore, ledger: StateFile) -> Node:
         config, clock = self.config, SystemClock()
-        identity = Identity(config.fleet.name, config.node.id, config.node.advertise)
+        identity = Identity(
+            config.fleet.name, config.node.id, config.node.advertise, Labels(config.node.rack, config.node.zone)
+        )
         catalog = RedisCatalog(self._client(2.0), identity.fleet)
         bus = RedisBus(self._client(10.0), identity.fleet)
         lease = RedisLease(self._client(LEASE_TIMEOUT_S), identity.fleet, identity.node, identity.url)
@@ -150,7 +153,7 @@ class App:
         book = Book(catalog, disk, ledger, alarms.raised)
         self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
         token = self._token()
-        fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token))
+        fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token), identity.node)
         stack.callback(fetcher.close)
         control = ControlClient(token)
         stack.push_async_callback(control.close)

@@ -16,7 +16,7 @@ from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
 from modelsync.edges.http_limits import HttpLimits
 from modelsync.edges.http_server import HttpServer
-from modelsync.ports import Promise, Published, Upload
+from modelsync.ports import HeldPart, Promise, Published, Upload
 
 TOKEN = "correct horse battery staple"
 QUICK = HttpLimits(head_timeout_s=1.0, idle_timeout_s=2.0, body_silence_s=1.0, drain_s=1.0, reserve_bytes=0)
@@ -37,6 +37,7 @@ class FakeNode:
     failure: BaseException | None = None
     unchanged: bool = False
     objects: dict[Digest, Path] = field(default_factory=dict)
+    parts: dict[Digest, HeldPart] = field(default_factory=dict)
     published: list[tuple[Upload, dict[str, bytes]]] = field(default_factory=list)
     commands: list[tuple[str, str]] = field(default_factory=list)
     promises: list[tuple[int, str, str]] = field(default_factory=list)
@@ -81,6 +82,9 @@ class FakeNode:
 
     def object_path(self, digest: Digest) -> Path | None:
         return self.objects.get(digest)
+
+    def object_part(self, digest: Digest) -> HeldPart | None:
+        return self.parts.get(digest)
 
     async def publish(self, upload: Upload) -> Published:
         self._fail()

@@ -47,20 +47,16 @@ class Swap:
     digest: str
 
 
-class _Listeners(list[Progress]):
-    """Those who follow a load. A model in shards keeps them, so they must not lead back to it."""
-
-    def tell(self, done_bytes: int, all_bytes: int) -> None:
-        for each in self:
-            each(done_bytes, all_bytes)
-
-
 @dataclass(eq=False, slots=True)
 class _Flight:
     """One load that is under way, and all who wait for it."""
 
     future: Future[Entry] = field(default_factory=Future)
-    listeners: _Listeners = field(default_factory=_Listeners)
+    progress: list[Progress] = field(default_factory=list)
+
+    def tell(self, done_bytes: int, all_bytes: int) -> None:
+        for each in self.progress:
+            each(done_bytes, all_bytes)
 
 
 class Client:
@@ -328,7 +324,7 @@ class Client:
                 if not self._is_inside():
                     self._executor.submit(self._fly, handle, flight)
             if progress is not None:
-                flight.listeners.append(progress)
+                flight.progress.append(progress)
         if self._is_inside() and not flight.future.done():
             self._fly(handle, flight)  # a callback or loader of ours asks: waiting for another worker could be for ever
         return flight
@@ -404,7 +400,7 @@ class Client:
             reserved.append(needed_bytes)
 
         try:
-            loaded = self._loading.run(offer, found_s, flight.listeners.tell, reserve)
+            loaded = self._loading.run(offer, found_s, flight.tell, reserve)
             return self._put(handle, loaded)
         finally:
             self._memory.unreserve(sum(reserved))

@@ -11,7 +11,6 @@ from modelsync.config.schema import (
     ModelsSection,
     NodeSection,
     SecuritySection,
-    ServeSection,
     StorageSection,
     TransferSection,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "ModelsSection",
     "NodeSection",
     "SecuritySection",
-    "ServeSection",
     "StorageSection",
     "TransferSection",
     "build",

@@ -32,7 +32,6 @@ from modelsync.config.schema import (
     TransferSection,
 )
 from modelsync.config.secret_files import secret_fault
-from modelsync.config.serve_section import serve_section
 from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
 from modelsync.core.errors import ConfigurationFault
@@ -40,7 +39,7 @@ from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
 from modelsync.core.modes import Mode
 
 _DEFAULT_LISTEN = "127.0.0.1:8461"
-_SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security", "serve")
+_SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security")
 _HOMES = {
     field.name: section
     for section, schema in (
@@ -113,7 +112,6 @@ def build(document: Mapping[str, Any], source: str, hostname: str | None = None)
         security=_security(section("security")),
         pins=_pins(section("pins")),
         model=model_sections(section("model")),
-        serve=serve_section(section("serve")),
     )
     _check_directories(config, faults)
     _check_redis_secrets(config, faults)
@@ -156,10 +154,17 @@ def _node(table: Section, hostname: str) -> NodeSection:
         role=cast(Literal["auto", "replica"], table.choice("role", "auto", ("auto", "replica"))),
         priority=table.whole("priority", 100, 0, 1_000_000),
         nofailover=table.flag("nofailover", False),
+        rack=_label(table, "rack"),
+        zone=_label(table, "zone"),
         labels=table.patterns("labels", ()),
     )
     table.finish(_HOMES)
     return section
+
+
+def _label(table: Section, key: str) -> str:
+    text = table.text(key, "", 'a name such as "a7"')
+    return table.parsed(key, "", text, ids.place_label) if text else ""
 
 
 def _models(table: Section) -> ModelsSection:

@@ -52,6 +52,11 @@ def fleet_name(text: object) -> FleetName:
     return FleetName(_name("fleet name", text))
 
 
+def place_label(text: object) -> str:
+    """Parse the name of a rack or zone. Raises BadName."""
+    return _name("label", text)
+
+
 def alias_name(text: object) -> str:
     """Parse an alias; one that reads as a number would be taken for a version, so it is refused."""
     name = _name("alias", text)

@@ -12,6 +12,7 @@ from modelsync.core import rollout as rollouts
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ZERO_ID, EntryId, Version
+from modelsync.core.neighbours import UNLABELLED, Labels
 from modelsync.core.rollout import Rollout
 
 LOST_AFTER_S = 10.0
@@ -34,6 +35,7 @@ class NodeReport:
     """Whether its configuration lets it be promoted."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    labels: Labels = UNLABELLED
     incarnation: str = ""
     """Of the process that wrote it: two of them under one id are two nodes by mistake."""
 

@@ -31,18 +31,23 @@ from modelsync.core.errors import (
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.seeds import Assembly, Layer
+from modelsync.core.suspects import Suspects
 from modelsync.core.transfer import Run, runs
 from modelsync.edges import partial_file
 from modelsync.edges.batch_fetch import BatchPull
 from modelsync.edges.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.durable import local_faults
-from modelsync.edges.peer_connections import Connections, read_exactly, require_going_on
+from modelsync.edges.peer_connections import Connections, read_exactly, require_going_on, without_frames
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.seeding import HeldChunks, Seeding
 from modelsync.edges.store import Store
+from modelsync.edges.swarm_pull import Look, SwarmPull, Tools
 from modelsync.ports import Peer, Progress
 
 Answer = TypeVar("Answer")
+
+SWARM_FROM_BYTES = 16 << 20
+"""Below it an object comes from one peer after another: reading maps would take longer than it saves the primary."""
 
 SILENT_S = 60.0
 """How long a peer that did not answer is asked after the others: a host without power costs TIMEOUT_S each time."""
@@ -51,12 +56,28 @@ _LOOK_S = 0.5
 
 
 class Fetcher:
-    """Pulls objects into one store. Its methods block; call them from a thread."""
+    """Pulls objects into one store. Its methods block; call them from a thread.
 
-    def __init__(self, store: Store, limiter: RateLimiter, headers: Callable[[], Mapping[str, str]] = dict) -> None:
+    Args:
+        headers: what every request carries, read anew for each.
+        me: this node's id.
+        swarm_from_bytes: objects of so many bytes are pulled from all peers at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limiter: RateLimiter,
+        headers: Callable[[], Mapping[str, str]] = dict,
+        me: str = "",
+        swarm_from_bytes: int = SWARM_FROM_BYTES,
+    ) -> None:
         self._store = store
         self._limiter = limiter
         self._connections = Connections(headers)
+        self.suspects = Suspects()
+        self._tools = Tools(me, self._connections, limiter, self.suspects)
+        self._swarm_from_bytes = swarm_from_bytes
         self._held = HeldChunks(store)
         self._silent_until_s: dict[str, float] = {}
         self._guard = threading.Lock()
@@ -99,25 +120,42 @@ class Fetcher:
     def _from_any(self, peers: Sequence[Peer], progress: Progress, ask: Callable[[Peer], Answer]) -> Answer:
         """Ask one peer after another; those that gave wrong bytes in this pull, or were silent lately, come last."""
         fault: ModelsyncError = PeerUnavailable(peer="any", reason="no peer that could have it is known")
-        lies = Counter(error.source for error in progress.blamed if isinstance(error, DigestMismatch))
         now_s = time.monotonic()
-        for peer in sorted(peers, key=lambda peer: (lies[peer.id], self._silent_until_s.get(peer.id, 0.0) > now_s)):
+        for peer in self._best_first([peer for peer in peers if peer.holds], progress, now_s):
             require_going_on(progress)
             try:
                 return ask(peer)
             except (PeerRefused, PeerUnavailable, DigestMismatch) as error:
                 if isinstance(error, PeerUnavailable):
                     self._silent_until_s[peer.id] = time.monotonic() + SILENT_S
-                fault = _without_frames(error)
+                elif isinstance(error, DigestMismatch):
+                    self.suspects.accuse(peer.id, time.monotonic())
+                fault = without_frames(error)
                 progress.blamed.append(fault)
         require_going_on(progress)
         raise fault
 
+    def _best_first(self, peers: Sequence[Peer], progress: Progress, now_s: float) -> list[Peer]:
+        lies = Counter(error.source for error in progress.blamed if isinstance(error, DigestMismatch))
+        suspects = set(self.suspects.names(now_s))
+        silent = {name for name, until_s in list(self._silent_until_s.items()) if until_s > now_s}
+        return sorted(peers, key=lambda peer: (lies[peer.id], peer.id in suspects, peer.id in silent))
+
     # --- files ------------------------------------------------------------------------------------------------------
 
-    def file(self, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress) -> None:
+    def file(
+        self,
+        entry: FileEntry,
+        chunks: Sequence[Digest],
+        peers: Sequence[Peer],
+        progress: Progress,
+        look: Look | None = None,
+    ) -> None:
         """Pull one file's bytes and give them their name, resuming what an earlier try left behind.
 
+        Args:
+            peers: who may be asked, the best first.
+            look: gives them anew, for a pull that outlasts one of them.
         Raises:
             PeerUnavailable, PeerRefused, DigestMismatch: every peer has failed; verified chunks are kept for next time.
             DiskFull, DiskFailed: the file was discarded.
@@ -130,12 +168,13 @@ class Fetcher:
             partial = self._store.partial_path(entry.digest)
             try:
                 with local_faults(partial, "pull"):
-                    self._pull(partial, entry, chunks, peers, progress)
+                    self._pull(partial, entry, chunks, peers, progress, look or (lambda: peers))
             except OutOfDescriptors:
                 raise  # that says nothing about the bytes
             except LocalFault:
                 # After a failed write or fsync the kernel may have dropped pages that a read still shows: what lies
                 # there is not trusted again, and on a full disk it would only be in the way.
+                self._store.partials.forget(entry.digest)
                 with contextlib.suppress(OSError):
                     os.unlink(partial)
                 raise
@@ -168,20 +207,48 @@ class Fetcher:
             done.set()
 
     def _pull(
-        self, partial: Path, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress
+        self,
+        partial: Path,
+        entry: FileEntry,
+        chunks: Sequence[Digest],
+        peers: Sequence[Peer],
+        progress: Progress,
+        look: Look,
     ) -> None:
         descriptor = partial_file.open_partial(partial, entry.size_bytes)  # (1)
         try:
-            verified = partial_file.verified_chunks(descriptor, entry, chunks, lambda: require_going_on(progress))
-            progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in verified))
-            pull = FilePull(entry, chunks, partial, descriptor, verified, progress)
-            if entry.chunk_count > 1:
-                self._seed(pull, peers)
-            while missing := runs(entry, verified):
-                self._from_any(peers, progress, partial_call(self._run, pull, missing[0]))  # (2)
-            self._finish(pull, partial)  # (2) and (3)
+            pull = FilePull(entry, chunks, partial, descriptor, progress)
+            for index in partial_file.verified_chunks(descriptor, entry, chunks, lambda: require_going_on(progress)):
+                pull.verified.add(index)
+            progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in pull.verified))
+            with self._shown(pull):
+                if entry.chunk_count > 1:
+                    self._seed(pull, peers)
+                self._receive(pull, peers, look)  # (2)
+                self._finish(pull, partial)  # (2) and (3)
         finally:
             os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _shown(self, pull: FilePull) -> Iterator[None]:
+        """Let others have what is verified of it, also after a failure; once it is whole it is served as what it is."""
+        digest, partials = pull.entry.digest, self._store.partials
+        if pull.entry.size_bytes < self._swarm_from_bytes:
+            yield
+            return
+        partials.enter(digest, pull.path, pull.verified)
+        try:
+            yield
+            partials.forget(digest)
+        finally:
+            partials.pause(digest)
+
+    def _receive(self, pull: FilePull, peers: Sequence[Peer], look: Look) -> None:
+        if pull.entry.size_bytes >= self._swarm_from_bytes:
+            SwarmPull(pull, self._tools, look).run()
+            return
+        while missing := runs(pull.entry, pull.verified):
+            self._from_any(peers, pull.progress, partial_call(self._run, pull, missing[0]))
 
     def _seed(self, pull: FilePull, peers: Sequence[Peer]) -> None:
         """Fill what this host holds already; the holes in it are small, and asked for here."""
@@ -234,15 +301,9 @@ class Fetcher:
         finally:
             actual = whole.result() if whole else pull.chunks[0]
         if actual != entry.digest:
+            self._store.partials.forget(entry.digest)
             os.unlink(partial)
             raise DigestMismatch(
                 path=entry.path, chunk=None, expected=str(entry.digest), actual=str(actual), source="manifest"
             )
         self._store.adopt(partial, entry.digest)
-
-
-def _without_frames(error: ModelsyncError) -> ModelsyncError:
-    """Drop what tracebacks hold on to: a chunk's buffer for each fault, in a list that grows with the pull."""
-    if error.__cause__ is not None:
-        error.__cause__.__traceback__ = None
-    return error.with_traceback(None)

@@ -27,6 +27,11 @@ class HttpLimits:
     """None: as much as the disk holds beside the reserve."""
     reserve_bytes: int = 64 << 20
     """Left free by uploads, for the daemon's own files."""
+    max_bodies: int = 64
+    """Large downloads that leave at once: the first of a large fleet to take their shares are as many."""
+    max_waiting_bodies: int = 256
+    body_wait_s: float = 2.0
+    """For a place among them; below the silence after which a peer gives up."""
     drain_s: float = 3.0
     """For running requests when the server stops; systemd waits 10 s for the whole daemon (FAULTS, row 13)."""
     stalled_receiver_s: float = 60.0

@@ -17,8 +17,9 @@ from aiohttp import web
 from modelsync.core.errors import BadName
 from modelsync.core.ids import Digest, model_name, version
 from modelsync.core.manifest import published_path
+from modelsync.edges.body_gate import BodyGate
 from modelsync.edges.http_answers import json_answer
-from modelsync.edges.http_ranges import Download, send
+from modelsync.edges.http_ranges import Download, send, span_of
 from modelsync.ports import NodeApi
 
 _IMMUTABLE = "public, max-age=31536000, immutable"
@@ -33,8 +34,9 @@ _INERT = {
 class ObjectRoutes:
     """Serves bytes that this node holds and has verified."""
 
-    def __init__(self, api: NodeApi) -> None:
+    def __init__(self, api: NodeApi, gate: BodyGate) -> None:
         self._api = api
+        self._gate = gate
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/objects/{digest}", self.object)
@@ -47,14 +49,30 @@ class ObjectRoutes:
         digest = Digest.parse(request.match_info["digest"])
         path = self._api.object_path(digest)
         if path is None:
-            raise web.HTTPNotFound(text="this node does not hold it")
+            path = self._part(request, digest)
         headers = {"Content-Type": "application/octet-stream", "Cache-Control": _IMMUTABLE, **_INERT}
-        return await send(request, Download(path, str(digest), headers))
+        return await send(request, Download(path, str(digest), headers), self._gate)
+
+    def _part(self, request: web.Request, digest: Digest) -> Path:
+        """The file of an object that is still being pulled, if all that is asked for is verified; else HTTPNotFound."""
+        part = self._api.object_part(digest)
+        if part is not None and "If-Range" not in request.headers:  # it could turn a range into the whole
+            span = span_of(request.headers.get("Range"), part.chunks.size_bytes)
+            if span and span.partial and part.chunks.covers(span.offset_bytes, span.offset_bytes + span.count_bytes):
+                return part.path
+        raise web.HTTPNotFound(text="this node does not hold it")
 
     async def have(self, request: web.Request) -> web.Response:
-        """``{"held", "size_bytes"}``. GET is always a 200; HEAD, which has no body, is a 404 where it is not held."""
-        path = self._api.object_path(Digest.parse(request.match_info["digest"]))
+        """``{"held", "size_bytes"}``, and of an object that is being pulled what is verified of it, in bytes.
+
+        GET is always a 200; HEAD, which has no body, is a 404 where it is not wholly held.
+        """
+        digest = Digest.parse(request.match_info["digest"])
+        path = self._api.object_path(digest)
         size_bytes = await asyncio.to_thread(_size_bytes, path) if path is not None else None
+        if size_bytes is None and request.method != "HEAD" and (part := self._api.object_part(digest)) is not None:
+            ranges, whole = part.chunks.ranges(), part.chunks.size_bytes
+            return json_answer({"held": False, "size_bytes": whole, "ranges": ranges, "pulling": part.pulling})
         status = 404 if request.method == "HEAD" and size_bytes is None else 200
         return json_answer({"held": size_bytes is not None, "size_bytes": size_bytes}, status=status)
 
@@ -75,7 +93,7 @@ class ObjectRoutes:
             "Cache-Control": "no-cache",
             **_INERT,
         }
-        return await send(request, Download(found, _etag_of(found), headers))
+        return await send(request, Download(found, _etag_of(found), headers), self._gate)
 
 
 def _size_bytes(path: Path) -> int | None:

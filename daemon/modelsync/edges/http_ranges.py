@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from aiohttp import web
 
+from modelsync.edges.body_gate import BodyGate
 from modelsync.edges.durable import local_faults
 
 READ_BYTES = 1 << 20
@@ -70,11 +71,12 @@ def span_of(range_header: str | None, size_bytes: int) -> Span | None:
     return Span(offset, end - offset, partial=True) if offset < end else None
 
 
-async def send(request: web.Request, download: Download) -> web.StreamResponse:
+async def send(request: web.Request, download: Download, gate: BodyGate) -> web.StreamResponse:
     """Answer with a file or the part of it that was asked for.
 
     Raises:
         web.HTTPNotFound: it is gone, or is no regular file.
+        web.HTTPServiceUnavailable: too many bodies are under way.
         DiskFailed: it cannot be opened.
         ConnectionError: the receiver left, or the disk failed half way; the connection is broken off, so that a short
             body is never taken for a whole one.
@@ -86,11 +88,13 @@ async def send(request: web.Request, download: Download) -> web.StreamResponse:
             return response
         if len(whole) == size_bytes:
             return _small(response, whole[span.offset_bytes : span.offset_bytes + span.count_bytes])
-        await asyncio.to_thread(_warm, file, span)
-        await response.prepare(request)
-        if span.count_bytes:
-            await _transfer(request, response, file, span)
-        await response.write_eof()
+        async with gate.place():
+            gate.sent_bytes += span.count_bytes
+            await asyncio.to_thread(_warm, file, span)
+            await response.prepare(request)
+            if span.count_bytes:
+                await _transfer(request, response, file, span)
+            await response.write_eof()
         return response
     finally:
         file.close()

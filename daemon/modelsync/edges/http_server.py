@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from modelsync.core.errors import CannotListen
+from modelsync.edges.body_gate import BodyGate
 from modelsync.edges.http_batch import BatchRoutes
 from modelsync.edges.http_bodies import BodyPace
 from modelsync.edges.http_commands import CommandRoutes
@@ -79,6 +80,7 @@ class HttpServer:
         self._fleet = fleet
         self._limits = limits
         self._guard = Guard(host=host, token=token)
+        self._gate = BodyGate(limits.max_bodies, limits.max_waiting_bodies, limits.body_wait_s)
         self._runner: web.AppRunner | None = None
         self._connections: ConnectionGuard | None = None
         self._listener: asyncio.Server | None = None
@@ -88,6 +90,11 @@ class HttpServer:
     def port(self) -> int:
         """The port that is listened on; before ``start`` the one that was asked for."""
         return self._port
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of models, to whoever asked for them, since the start."""
+        return self._gate.sent_bytes
 
     async def start(self) -> None:
         """Listen. Raises CannotListen if the address is taken or is not of this host."""
@@ -148,7 +155,7 @@ class HttpServer:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware()])
         ViewRoutes(self._api).add_to(app)
-        ObjectRoutes(self._api).add_to(app)
+        ObjectRoutes(self._api, self._gate).add_to(app)
         pace = BodyPace(silence_s=self._limits.body_silence_s, min_bytes_per_s=self._limits.min_body_bytes_per_s)
         BatchRoutes(self._api, pace).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)

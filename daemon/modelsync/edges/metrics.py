@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 Snapshot = Callable[[], dict[str, Any]]
 """Returns primary (bool), epoch, redis_up (bool), config_ok (bool), alarms (counts by kind), models (a node's report
-lines), transfers."""
+lines), transfers, sent_bytes."""
 
 
 class _NodeCollector(Collector):
@@ -28,6 +28,9 @@ class _NodeCollector(Collector):
             "modelsync_config_ok", "0 while the config file has a fault and the last good one holds", state["config_ok"]
         )
         yield self._alarms(state["alarms"])
+        yield CounterMetricFamily(
+            "modelsync_sent_bytes", "Bytes of models that this node gave to peers and people", value=state["sent_bytes"]
+        )
         yield from self._models(state["models"])
         yield from self._transfers(state["transfers"])
 

@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from modelsync.core.errors import PeerRefused, PeerUnavailable, TimedOut
+from modelsync.core.errors import ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
 from modelsync.core.ids import Digest
+from modelsync.edges.attempt import Attempt
 from modelsync.ports import Peer, Progress
 
 TIMEOUT_S = 5.0
@@ -58,15 +59,31 @@ class Connections:
         connection.close()
 
     @contextlib.contextmanager
-    def get(self, peer: Peer, digest: Digest, byte_range: tuple[int, int] | None) -> Iterator[http.client.HTTPResponse]:
+    def get(
+        self,
+        peer: Peer,
+        digest: Digest,
+        byte_range: tuple[int, int] | None,
+        attempt: Attempt | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
         """An object or a range of it; status and range are exactly what was asked for.
 
+        Args:
+            attempt: can end it, from the moment when the request was sent.
         Raises: PeerUnavailable, PeerRefused. The connection is kept only after a body that was read to its end.
         """
         headers = {} if byte_range is None else {"Range": f"bytes={byte_range[0]}-{byte_range[1] - 1}"}
-        with self._exchange(peer, "GET", f"/v1/objects/{digest}", None, headers) as response:
+        with self._exchange(peer, "GET", f"/v1/objects/{digest}", None, headers, attempt) as response:
             _require_range(response, peer, byte_range)
             yield response
+
+    def small_document(self, peer: Peer, path: str, max_bytes: int) -> bytes:
+        """The body of a short answer. Raises PeerUnavailable, PeerRefused."""
+        with self._exchange(peer, "GET", path, None, {}) as response:
+            _require_range(response, peer, None)
+            if response.length is None or response.length > max_bytes:
+                raise PeerRefused(peer=peer.id, status=200, reason=f"{response.length} bytes for {path}")
+            return response.read()
 
     @contextlib.contextmanager
     def post(self, peer: Peer, path: str, body: bytes) -> Iterator[http.client.HTTPResponse]:
@@ -80,14 +97,22 @@ class Connections:
 
     @contextlib.contextmanager
     def _exchange(
-        self, peer: Peer, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+        self,
+        peer: Peer,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        attempt: Attempt | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         try:
-            connection, response = self._request(peer, method, path, body, headers)
+            connection, response = self._request(peer, method, path, body, headers, attempt)
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: its URL is none
             raise PeerUnavailable(peer=peer.id, reason=f"{type(error).__name__}: {error}") from error
         try:
             yield response
+            if attempt is not None:
+                attempt.uses(None)
             if response.isclosed() and not response.will_close:
                 self._give_back(peer.url, connection)
                 return
@@ -100,7 +125,13 @@ class Connections:
             raise
 
     def _request(
-        self, peer: Peer, method: str, path: str, body: bytes | None, extra: Mapping[str, str]
+        self,
+        peer: Peer,
+        method: str,
+        path: str,
+        body: bytes | None,
+        extra: Mapping[str, str],
+        attempt: Attempt | None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         headers = {"Accept-Encoding": "identity", **self._headers(), **extra}
         while True:
@@ -108,6 +139,8 @@ class Connections:
             reused = connection.sock is not None
             try:
                 connection.request(method, path, body, headers)
+                if attempt is not None:
+                    attempt.uses(connection.sock)
                 return connection, connection.getresponse()
             except (OSError, http.client.HTTPException):
                 connection.close()
@@ -144,7 +177,13 @@ def _require_range(response: http.client.HTTPResponse, peer: Peer, byte_range: t
         raise PeerRefused(peer=peer.id, status=206, reason=f"range {got!r}, {response.length} bytes")
 
 
-def read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Peer, progress: Progress) -> None:
+def read_exactly(
+    response: http.client.HTTPResponse,
+    data: memoryview,
+    peer: Peer,
+    progress: Progress,
+    attempt: Attempt | None = None,
+) -> None:
     """Fill a buffer from a body of known length, in time, and give up when the pull is cancelled.
 
     One recv at a time, which HTTPResponse.readinto() would not do: it returns only when the buffer is full, so a peer
@@ -161,6 +200,8 @@ def read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Pee
             raise PeerUnavailable(peer=peer.id, reason="the body ended early")
         filled += size
         response.length -= size
+        if attempt is not None:
+            attempt.arrived(size)
     if response.length == 0:
         response.read()  # nothing is left: this only tells the response so
 
@@ -168,3 +209,10 @@ def read_exactly(response: http.client.HTTPResponse, data: memoryview, peer: Pee
 def require_going_on(progress: Progress) -> None:
     if progress.cancelled.is_set():
         raise TimedOut(what="pull", reached=f"cancelled at {progress.done_bytes} of {progress.total_bytes} bytes")
+
+
+def without_frames(error: ModelsyncError) -> ModelsyncError:
+    """Drop what tracebacks hold on to: a chunk's buffer for each fault, in a list that grows with the pull."""
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None
+    return error.with_traceback(None)

@@ -23,6 +23,7 @@ from modelsync.core.errors import (
 )
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
+from modelsync.core.neighbours import Labels
 from modelsync.core.status import NodeReport
 from modelsync.edges.redis_connect import redis_faults
 from modelsync.edges.redis_lease import lease_view
@@ -256,5 +257,6 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         eligible=bool(fields.get("eligible")),
         models=models,
         extra=extra,
+        labels=Labels(fields.get("rack", "")[:128], fields.get("zone", "")[:128]),
         incarnation=fields.get("incarnation", ""),
     )

@@ -24,6 +24,8 @@ from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.edges import durable, state_lock
 from modelsync.edges.durable import local_faults
 from modelsync.edges.garbage import KINDS, Garbage
+from modelsync.edges.partial_maps import PartialMaps
+from modelsync.ports import HeldPart
 
 FORMAT = "1"
 BATCH_FILES = 64
@@ -43,6 +45,7 @@ class Store:
         self.partial = state_dir / "partial"
         self.tmp = state_dir / "tmp"
         self.quarantine = state_dir / "quarantine"
+        self.partials = PartialMaps()
         self._lock_descriptor = -1
         self._guard = threading.Lock()
         self._leases: dict[Digest, int] = {}
@@ -134,6 +137,10 @@ class Store:
             if path.exists():
                 return path
         return None
+
+    def part(self, digest: Digest) -> HeldPart | None:
+        """What is verified of an object that is still being pulled, for serving."""
+        return self.partials.find(digest)
 
     def new_temporary(self, prefix: str) -> Path:
         """A name in tmp/ that nobody else uses; nothing is created."""

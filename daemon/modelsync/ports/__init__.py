@@ -22,6 +22,7 @@ from modelsync.ports.catalog import LogChanges as LogChanges
 from modelsync.ports.clock import Clock as Clock
 from modelsync.ports.disk import ActiveRecord as ActiveRecord
 from modelsync.ports.disk import CatalogDisk as CatalogDisk
+from modelsync.ports.disk import HeldPart as HeldPart
 from modelsync.ports.disk import LiveLinks as LiveLinks
 from modelsync.ports.disk import Peer as Peer
 from modelsync.ports.disk import Progress as Progress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from threading import Event, Lock
 from typing import Protocol
 
 from modelsync.core.catalog import ModelRecord
+from modelsync.core.chunk_map import ChunkMap
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
@@ -23,6 +24,21 @@ class Peer:
 
     id: str
     url: str
+    distance: int = 2
+    """From this node, see ``core.neighbours``."""
+    primary: bool = False
+    holds: bool = True
+    """It has reported that it holds all of the version. Others may be pulling it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPart:
+    """What is verified here of an object that is still being pulled."""
+
+    path: Path
+    chunks: ChunkMap
+    pulling: bool
+    """The rest is on its way, rather than waited for."""
 
 
 @dataclass
@@ -49,6 +65,8 @@ class VersionStore(Protocol):
     def find(self, digest: Digest) -> Path | None: ...
 
     def object_path(self, digest: Digest) -> Path: ...
+
+    def part(self, digest: Digest) -> HeldPart | None: ...
 
     def put_document(self, data: bytes) -> Digest: ...
 
@@ -124,7 +142,14 @@ class Puller(Protocol):
         self, digest: Digest, peers: Sequence[Peer], max_bytes: int, progress: Progress, *, keep: bool = True
     ) -> bytes: ...
 
-    def file(self, entry: FileEntry, chunks: Sequence[Digest], peers: Sequence[Peer], progress: Progress) -> None: ...
+    def file(
+        self,
+        entry: FileEntry,
+        chunks: Sequence[Digest],
+        peers: Sequence[Peer],
+        progress: Progress,
+        look: Callable[[], Sequence[Peer]] | None = None,
+    ) -> None: ...
 
     def files(self, entries: Sequence[FileEntry], peers: Sequence[Peer], progress: Progress) -> None:
         """Many files of one chunk at most, together."""

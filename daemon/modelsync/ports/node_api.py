@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.promise import Promise
+from modelsync.ports.disk import HeldPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,9 @@ class NodeApi(Protocol):
 
     def object_path(self, digest: Digest) -> Path | None:
         """The immutable file of an object, manifest or chunk list held here; None if it is not held."""
+
+    def object_part(self, digest: Digest) -> HeldPart | None:
+        """What is verified of an object that is still being pulled here."""
 
     async def publish(self, upload: Upload) -> Published: ...
 

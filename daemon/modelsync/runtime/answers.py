@@ -13,7 +13,7 @@ from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
-from modelsync.ports import Promise, Published, Upload
+from modelsync.ports import HeldPart, Promise, Published, Upload
 from modelsync.runtime.node import Node
 from modelsync.runtime.publisher import Draft
 
@@ -114,6 +114,9 @@ class NodeAnswers:
 
     def object_path(self, digest: Digest) -> Path | None:
         return self._node.store.find(digest)
+
+    def object_part(self, digest: Digest) -> HeldPart | None:
+        return self._node.store.part(digest)
 
     def catalog(self) -> dict[str, dict[str, str]]:
         records = {str(name): to_fields(record) for name, record in self._node.book.records.items()}

@@ -31,7 +31,9 @@ from modelsync.core.fleet import FleetRecord, Switchover
 from modelsync.core.gates import ModelGates
 from modelsync.core.ids import Digest, FleetName, ModelName, NodeId, Version
 from modelsync.core.messages import announcement
+from modelsync.core.neighbours import UNLABELLED, Labels, distance
 from modelsync.core.promise import Ahead
+from modelsync.core.status import NodeReport
 from modelsync.ports import Authority, Bus, Catalog, Clock, CommandHeard, Peer, VersionStore, Woken
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.alarms import Alarms
@@ -97,6 +99,7 @@ class Identity:
     fleet: FleetName
     node: NodeId
     url: str
+    labels: Labels = UNLABELLED
 
 
 class Node:
@@ -483,6 +486,8 @@ class Node:
             "id": self.identity.node,
             "role": self.elector.role,
             "url": self.identity.url,
+            "rack": self.identity.labels.rack,
+            "zone": self.identity.labels.zone,
             "state": "degraded" if failed or self.settings.config_error else "ok",
             "epoch": str(self.elector.epoch),
             "applied": str(self.book.applied),
@@ -556,16 +561,18 @@ class Node:
     # --- peers and reload --------------------------------------------------------------------------------------------
 
     def peers(self, name: ModelName, number: Version) -> list[Peer]:
-        """Who could serve a version: the primary first, then living nodes that hold it."""
-        primary = self.elector.lease.holder
+        """Who could serve a version: the primary first, then living nodes that hold it, then those that may pull it."""
+        primary, lease = self.elector.lease.holder, self.elector.lease
         others = [node for node in self.book.nodes if node.id != self.identity.node and node.url and not node.lost]
-        holders = [node for node in others if number in node.models.get(name, {}).get("held", ()) or node.id == primary]
-        ordered = sorted(holders, key=lambda node: (node.id != primary, node.id))
-        peers = [Peer(node.id, node.url) for node in ordered]
-        lease = self.elector.lease
+        peers = [self._peer(node, node.id == primary, name, number) for node in others]
+        peers.sort(key=lambda peer: (not peer.primary, not peer.holds, peer.id))
         if lease.url and lease.holder != self.identity.node and all(peer.id != lease.holder for peer in peers):
-            peers.insert(0, Peer(lease.holder, lease.url))
+            peers.insert(0, Peer(lease.holder, lease.url, primary=True))
         return peers
+
+    def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version) -> Peer:
+        holds = primary or number in node.models.get(name, {}).get("held", ())
+        return Peer(node.id, node.url, distance(self.identity.labels, node.labels), primary, holds)
 
     def reload(self, settings: LiveSettings) -> None:
         """Take on what an edit of the config file changed."""

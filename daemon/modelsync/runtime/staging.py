@@ -170,7 +170,7 @@ class Stager:
             self._puller.document(entry.chunk_list, peers, CHUNK_LIST_BYTES, progress)
             chunks = self._store.chunk_digests(entry)
         assert chunks is not None, "a document that was just pulled is held"
-        self._puller.file(entry, chunks, peers, progress)
+        self._puller.file(entry, chunks, peers, progress, lambda: self._peers(manifest.model, manifest.version))
 
     def _log_transfer(self, manifest: Manifest, progress: Progress, took_s: float) -> None:
         blamed = sorted({_blamed(error) for error in progress.blamed})

@@ -1,1 +1,0 @@
-"""The inference server: the Open Inference Protocol over what LIVE offers."""
