@@ -52,6 +52,7 @@ class Daemon:
         self.name = name
         self.root = root / name
         self.models, self.live, self.state = self.root / "models", self.root / "live", self.root / "state"
+        self.views = self.root / "views"
         self.log, self.config = self.root / "log", self.root / "modelsync.toml"
         self.models.mkdir(parents=True)
         self.url = f"http://{host}:{free_port()}"
@@ -59,7 +60,7 @@ class Daemon:
             f'[fleet]\nname = "{FLEET}"\nredis = "{redis_url}"\npoll_s = 1.0\n'
             f'[node]\nid = "{name}"\nlisten = "{self.url.removeprefix("http://")}"\n'
             + (f'advertise = "{advertise}"\n' if advertise else "")
-            + f'state_dir = "{self.state}"\nlive_dir = "{self.live}"\n'
+            + f'state_dir = "{self.state}"\nlive_dir = "{self.live}"\nview_dir = "{self.views}"\n'
             f'[models]\nwatch = "{self.models}"\nsettle_s = 0.3\n'
         )
         self.config.write_text(self.base + sections)

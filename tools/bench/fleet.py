@@ -47,7 +47,7 @@ class Daemon:
         config.write_text(
             f'[fleet]\nname = "{NAME}"\nredis = "{redis_url}"\n'
             f'[node]\nid = "{name}"\nlisten = "{address}"\n'
-            f'state_dir = "{self.root / "state"}"\nlive_dir = "{self.live}"\n'
+            f'state_dir = "{self.root / "state"}"\nlive_dir = "{self.live}"\nview_dir = "{self.root / "views"}"\n'
             f'[models]\nwatch = "{self.models}"\n{sections}'
         )
         with self.log.open("wb") as log:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,17 +81,29 @@ async def run(argv: Sequence[str], env: Mapping[str, str], limits: Limits, cwd: 
         )
     except OSError as error:
         raise DiskFailed(path=sys.executable, operation="start", errno_name=os.strerror(error.errno or 0)) from error
+    ward = 0
     try:
-        return await _attend(warden, json.dumps(order).encode() + b"\n", limits.timeout_s)
+        ward = await _began(warden, json.dumps(order).encode() + b"\n")
+        return await _ended(warden, limits.timeout_s)
     finally:
-        await asyncio.shield(_end(warden))
+        await asyncio.shield(_end(warden, ward))
 
 
-async def _attend(warden: asyncio.subprocess.Process, order: bytes, timeout_s: float) -> Ended:
+async def _began(warden: asyncio.subprocess.Process, order: bytes) -> int:
+    """Hand over the order; the process group of the program, 0 where none began."""
     assert warden.stdin is not None and warden.stdout is not None
     with contextlib.suppress(ConnectionError):  # a warden that is dead already says so by its silence
         warden.stdin.write(order)
         await warden.stdin.drain()
+    try:
+        async with asyncio.timeout(GRACE_S):
+            return int(json.loads(await warden.stdout.readline())["pid"])
+    except (TimeoutError, ValueError, KeyError):
+        return 0
+
+
+async def _ended(warden: asyncio.subprocess.Process, timeout_s: float) -> Ended:
+    assert warden.stdout is not None
     try:
         async with asyncio.timeout(timeout_s + GRACE_S):
             value = json.loads(await warden.stdout.readline())
@@ -101,13 +114,16 @@ async def _attend(warden: asyncio.subprocess.Process, order: bytes, timeout_s: f
         return Ended(None, "its warden was killed", "")
 
 
-async def _end(warden: asyncio.subprocess.Process) -> None:
-    """Closing its input makes a warden kill its ward and end; one that does not is killed itself."""
+async def _end(warden: asyncio.subprocess.Process, ward: int) -> None:
+    """Closing its input makes a warden kill its ward and end; one that does not is killed itself, after its ward."""
     assert warden.stdin is not None
     warden.stdin.close()
     try:
         async with asyncio.timeout(GRACE_S):
             await warden.wait()
     except TimeoutError:
+        if ward:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(ward, signal.SIGKILL)
         warden.kill()
         await warden.wait()

@@ -55,13 +55,14 @@ class Output:
         return self.head.decode(errors="replace") + middle + self.tail.decode(errors="replace")
 
 
-def descendants(root: int) -> list[int]:
-    """Every process below one, itself left out."""
-    found, queue = [], [root]
-    while queue:
-        for child in _children(queue.pop()):
-            found.append(child)
-            queue.append(child)
+def descendants(root: int, most: int) -> list[int]:
+    """Processes below one, itself left out; it ends after ``most``, since a fork bomb grows faster than it is read."""
+    found: list[int] = []
+    queue = [root]
+    while queue and len(found) <= most:
+        children = _children(queue.pop())
+        found += children
+        queue += children
     return found
 
 
@@ -100,6 +101,7 @@ class Ward:
         self._child = os.fork()
         if self._child == 0:
             _become(self._spec, self._their_end, self._protected)
+        _say({"pid": self._child})  # by which the daemon kills the group if this process cannot any more
         os.close(self._their_end)
         os.set_blocking(self._pipe, False)
         fault = self._watch()
@@ -130,7 +132,7 @@ class Ward:
     def _over(self) -> str | None:
         if time.monotonic() > self._deadline_s:
             return f"ran longer than {self._spec['timeout_s']:g} s"
-        below = descendants(os.getpid())
+        below = descendants(os.getpid(), self._spec["processes"])
         if len(below) > self._spec["processes"]:
             return f"started more than {self._spec['processes']} processes"
         used = sum(map(anonymous_bytes, below))
@@ -160,12 +162,15 @@ class Ward:
                     self._code = os.waitstatus_to_exitcode(status)
 
     def _kill_all(self) -> bool:
-        """Freeze everything from the top down, so that nothing forks meanwhile; False if something lives on."""
+        """Kill the group in one step, against which no fork wins; then who left it, frozen before they are killed.
+
+        Returns: whether nothing lives on.
+        """
         deadline_s = time.monotonic() + KILL_WITHIN_S
         while time.monotonic() < deadline_s:
-            frozen: set[int] = set()
-            while new := _freeze(os.getpid(), frozen):
-                frozen |= new
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._child, signal.SIGKILL)
+            frozen = _freeze(os.getpid())
             _signal_each(frozen, signal.SIGKILL)
             self._reap()
             if not _children(os.getpid()):
@@ -174,16 +179,17 @@ class Ward:
         return False
 
 
-def _freeze(root: int, frozen: set[int]) -> set[int]:
+def _freeze(root: int) -> set[int]:
     """Stop each process below one before its children are listed: what is stopped makes no more of them."""
-    new, queue = set(), _children(root)
+    frozen: set[int] = set()
+    queue = _children(root)
     while queue:
         pid = queue.pop()
         if pid not in frozen:
             _signal_each([pid], signal.SIGSTOP)
-            new.add(pid)
-        queue += _children(pid)
-    return new
+            frozen.add(pid)
+            queue += _children(pid)
+    return frozen
 
 
 def _signal_each(pids: Iterable[int], number: int) -> None:
@@ -242,7 +248,12 @@ def main() -> None:
     """Read the order, carry it out, report."""
     daemon = os.getppid()
     spec = json.loads(_first_line())
-    os.write(1, json.dumps(Ward(spec, daemon).run()).encode() + b"\n")
+    _say(Ward(spec, daemon).run())
+
+
+def _say(value: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the daemon died; what is left to do is done all the same
+        os.write(1, json.dumps(value).encode() + b"\n")
 
 
 def _first_line() -> bytes:

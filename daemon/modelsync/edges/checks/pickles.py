@@ -99,7 +99,10 @@ def scan(file: IO[bytes], size_bytes: int) -> None:
     if start.startswith(_LZ4):
         return  # the standard library does not unpack it; the load check does
     try:
-        _Follower(_opened(file, start)).load()
+        stream = _opened(file, start)
+        _Follower(stream).load()
+        while stream.read(65536):  # to the end, where a compressed file's checksum stands
+            pass
     except _DAMAGED as error:
         at = f"at byte {file.tell()} of {size_bytes}"
         raise Unfit(f"the pickle is damaged or cut short {at}: {type(error).__name__}: {str(error)[:120]}") from error
@@ -126,6 +129,8 @@ class _ZlibReader:
         parts, missing = [], size
         while missing:
             if not self._ready and not self._fill():
+                if not self._unpack.eof:
+                    raise EOFError("the compressed stream ends too early")
                 break
             parts.append(self._ready[:missing])
             self._ready = self._ready[missing:]
