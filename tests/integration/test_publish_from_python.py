@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tests.integration.daemons import FLEET, Daemon, Fleet, until
 
-from modelsync import publish
+from modelsync import Client, publish
 from modelsync.core import errors
 from modelsync.core import manifest as manifests
 
@@ -59,8 +59,10 @@ def test_an_estimator_goes_through_redis_to_every_host_and_predicts_the_same(fle
     done = publish("iris", model, note="first", author="ada", training={"rows": 150}, **at)
     assert (done.model, done.version, done.copies, done.unchanged) == ("iris", 1, 2, False)
     beta = fleet.daemons[1]
-    served = joblib.load(arrived(beta, "iris", 1, "iris.joblib"), mmap_mode="r")
-    assert np.array_equal(served.predict_proba(ROWS), model.predict_proba(ROWS))
+    arrived(beta, "iris", 1, "iris.joblib")
+    with Client(beta.live, trust_pickle=["iris"]) as client, client.load("iris").lease() as served:
+        assert np.array_equal(served.predict_proba(ROWS), model.predict_proba(ROWS))
+        assert client.load("iris").metadata["class"] == "sklearn.pipeline.Pipeline"
     said = metadata_of(beta, "iris")
     assert said["params"]["logisticregression__C"] == 1.0
     assert said["classes"] == [0, 1, 2]

@@ -162,7 +162,6 @@ WRONG: Mapping[str, tuple[str, str]] = {
     ),
     "unknown section": ("[leese]\nttl_s = 3\n", "leese: unknown key; did you mean lease?"),
     "key of another section": ("[models]\nttl_s = 3\n", "models.ttl_s: unknown key; it belongs in [lease]"),
-    "a later version's key": ("[serve]\nlisten = 1\n", "serve: unknown key"),
     "unknown key of a model": ("[model.m]\nkep = 1\n", "model.m.kep: unknown key; did you mean keep?"),
     "section that is a value": ("node = 3\n", "node: is a whole number (3); a section, [node], would be right"),
     "list of sections": ("[[node]]\nid = 'a'\n", "node: is a list; a section, [node], would be right"),

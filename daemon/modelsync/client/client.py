@@ -47,16 +47,20 @@ class Swap:
     digest: str
 
 
+class _Listeners(list[Progress]):
+    """Those who follow a load. A model in shards keeps them, so they must not lead back to it."""
+
+    def tell(self, done_bytes: int, all_bytes: int) -> None:
+        for each in self:
+            each(done_bytes, all_bytes)
+
+
 @dataclass(eq=False, slots=True)
 class _Flight:
     """One load that is under way, and all who wait for it."""
 
     future: Future[Entry] = field(default_factory=Future)
-    progress: list[Progress] = field(default_factory=list)
-
-    def tell(self, done_bytes: int, all_bytes: int) -> None:
-        for each in self.progress:
-            each(done_bytes, all_bytes)
+    listeners: _Listeners = field(default_factory=_Listeners)
 
 
 class Client:
@@ -324,7 +328,7 @@ class Client:
                 if not self._is_inside():
                     self._executor.submit(self._fly, handle, flight)
             if progress is not None:
-                flight.progress.append(progress)
+                flight.listeners.append(progress)
         if self._is_inside() and not flight.future.done():
             self._fly(handle, flight)  # a callback or loader of ours asks: waiting for another worker could be for ever
         return flight
@@ -400,7 +404,7 @@ class Client:
             reserved.append(needed_bytes)
 
         try:
-            loaded = self._loading.run(offer, found_s, flight.tell, reserve)
+            loaded = self._loading.run(offer, found_s, flight.listeners.tell, reserve)
             return self._put(handle, loaded)
         finally:
             self._memory.unreserve(sum(reserved))

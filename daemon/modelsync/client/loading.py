@@ -57,9 +57,11 @@ class Loading:
         Raises: FileNotFoundError: it was removed meanwhile; PickleNotTrusted; LoaderUnavailable; ModelFileRefused;
             WarmUpFailed; BudgetExceeded.
         """
-        context = LoadContext(offer.name, offer.version, offer.metadata, offer.files, progress)
+        trusted = self.trusted == "all" or offer.name in self.trusted
+        context = LoadContext(offer.name, offer.version, offer.metadata, offer.files, progress, trusted)
         loader = choose(self.loaders, offer.path, context)
-        self._require_trust(offer, loader)
+        if loader.runs_code and not trusted:
+            raise _untrusted(offer, loader)
         times = LoadTimes(read_s=found_s)
         times.verify_s = _timed(lambda: self._verified(offer, loader))
         size_bytes = _guarded(lambda: loader.size_bytes(offer.path, context), offer, loader)
@@ -68,17 +70,9 @@ class Loading:
         model = _guarded(lambda: loader.load(offer.path, context), offer, loader)
         times.deserialise_s = max(0.0, time.perf_counter() - started_s - context.read_s)
         times.read_s += context.read_s
+        progress(offer.size_bytes, offer.size_bytes)
         times.warm_up_s = _timed(lambda: self._warmed_up(model, context))
         return Loaded(offer, model, loader, size_bytes, times)
-
-    def _require_trust(self, offer: Offer, loader: Loader) -> None:
-        if not loader.runs_code or self.trusted == "all" or offer.name in self.trusted:
-            return
-        reason = (
-            f"{offer.name} ({offer.path}) is a {loader.name} file: loading it runs code of whoever published it. "
-            f"If you trust them, say so: Client(…, trust_pickle=[{offer.name!r}]), or modelsync-serve --trust-pickle"
-        )
-        raise PickleNotTrusted(reason=reason)
 
     def _verified(self, offer: Offer, loader: Loader) -> None:
         """The daemon verified every byte before it made the tree; here the sizes are looked at, or all of it again."""
@@ -99,6 +93,13 @@ class Loading:
             self.warm_up(model, context)
         except Exception as error:
             raise WarmUpFailed(model=context.name, version=context.version, reason=_said(error)) from error
+
+
+def _untrusted(offer: Offer, loader: Loader) -> PickleNotTrusted:
+    return PickleNotTrusted(
+        reason=f"{offer.name} ({offer.path}) is a {loader.name} file: loading it runs code of whoever published it. "
+        f"If you trust them, say so: Client(…, trust_pickle=[{offer.name!r}]), or modelsync-serve --trust-pickle"
+    )
 
 
 def _guarded(work: Callable[[], Any], offer: Offer, loader: Loader) -> Any:

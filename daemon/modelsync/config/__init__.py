@@ -11,6 +11,7 @@ from modelsync.config.schema import (
     ModelsSection,
     NodeSection,
     SecuritySection,
+    ServeSection,
     StorageSection,
     TransferSection,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "ModelsSection",
     "NodeSection",
     "SecuritySection",
+    "ServeSection",
     "StorageSection",
     "TransferSection",
     "build",

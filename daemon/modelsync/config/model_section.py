@@ -48,6 +48,8 @@ def _section(table: Section) -> ModelSection:
         health=gates.health(table),
         hooks=gates.hooks(table),
         views=gates.views(table),
+        batch_rows=table.whole("batch_rows", None, 0, 1_000_000),
+        batch_delay_s=_delay_s(table),
     )
 
 
@@ -57,6 +59,12 @@ def _mode(table: Section) -> Mode | None:
         table.raw("mode")
         return None
     return cast(Mode, table.choice("mode", MODES[0], MODES))
+
+
+def _delay_s(table: Section) -> float | None:
+    given = table.given("batch_delay_s")
+    delay_s = table.number("batch_delay_s", 0.002, 0, 10)
+    return delay_s if given else None
 
 
 def _shares(value: object) -> tuple[int, ...]:

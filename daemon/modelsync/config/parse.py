@@ -32,6 +32,7 @@ from modelsync.config.schema import (
     TransferSection,
 )
 from modelsync.config.secret_files import secret_fault
+from modelsync.config.serve_section import serve_section
 from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
 from modelsync.core.errors import ConfigurationFault
@@ -39,7 +40,7 @@ from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
 from modelsync.core.modes import Mode
 
 _DEFAULT_LISTEN = "127.0.0.1:8461"
-_SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security")
+_SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security", "serve")
 _HOMES = {
     field.name: section
     for section, schema in (
@@ -112,6 +113,7 @@ def build(document: Mapping[str, Any], source: str, hostname: str | None = None)
         security=_security(section("security")),
         pins=_pins(section("pins")),
         model=model_sections(section("model")),
+        serve=serve_section(section("serve")),
     )
     _check_directories(config, faults)
     _check_redis_secrets(config, faults)

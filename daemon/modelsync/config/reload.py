@@ -30,7 +30,8 @@ _LIVE_KEYS = frozenset(
         "storage.moves",
     }
 )
-_LIVE_SECTIONS = frozenset({"pins", "model"})
+_LIVE_SECTIONS = frozenset({"pins", "model", "serve"})
+"""``serve`` is read by modelsync-serve when it starts; the daemon has no part in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def in_force(old: Config, new: Config) -> Config:
         storage=replace(new.storage, url=old.storage.url, credentials_file=old.storage.credentials_file),
         pins=new.pins,
         model=new.model,
+        serve=new.serve,
     )
 
 

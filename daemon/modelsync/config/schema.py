@@ -147,6 +147,9 @@ class ModelSection:
     health: Health = field(default_factory=Health)
     hooks: tuple[Hook, ...] = ()
     views: tuple[str, ...] = ()
+    batch_rows: int | None = None
+    batch_delay_s: float | None = None
+    """How the inference server runs requests together; None: as in ``[serve]``."""
 
     @property
     def rollout(self) -> Plan:
@@ -167,6 +170,26 @@ class ModelSection:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeSection:
+    """The inference server, a process of its own. Sizes in bytes, times in seconds."""
+
+    listen: Address = Address("127.0.0.1", 8462)
+    budget_bytes: int = 0
+    """For the models in memory; 0: no limit."""
+    trust_pickle: frozenset[str] | Literal["all"] = frozenset()
+    """Models whose publishers may run code in the server."""
+    preload: tuple[str, ...] = ()
+    """Patterns over names of models that are loaded before the server is ready."""
+    threads: int = 4
+    queue: int = 512
+    max_body_bytes: int = 64 << 20
+    drain_s: float = 20.0
+    batch_rows: int = 0
+    """0: requests are not run together."""
+    batch_delay_s: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration, checked."""
 
@@ -180,6 +203,7 @@ class Config:
     pins: Mapping[ModelName, int | str] = field(default_factory=lambda: MappingProxyType({}))
     """This host's own pins: a version, or an alias that is resolved when it is used."""
     model: Mapping[ModelName, ModelSection] = field(default_factory=lambda: MappingProxyType({}))
+    serve: ServeSection = ServeSection()
 
     def keep(self, name: ModelName) -> int:
         """How many versions of this model to retain."""

@@ -3,6 +3,7 @@ one mapping that opens each when it is asked for."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,24 @@ def _load_npz(file: Path) -> dict[str, Any]:
     check_archive(file, "npz")
     try:
         with numpy.load(file, allow_pickle=False) as archive:
+            for member in archive.zip.infolist():
+                _require_true_header(numpy, archive.zip, member)
             return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ModelFileRefused(path=str(file), loader="npz", reason=str(error)[:300]) from error
+    except (FileNotFoundError, ModelFileRefused):
+        raise
     except Exception as error:  # zipfile and zlib have errors of their own for each kind of damage
         raise ModelFileRefused(path=str(file), loader="npz", reason=str(error)[:300] or repr(error)) from error
+
+
+def _require_true_header(numpy: Any, archive: Any, member: Any) -> None:
+    """An array's header may claim any shape, and memory for it would be asked for before a byte of it is read."""
+    with archive.open(member) as opened:
+        major, _ = numpy.lib.format.read_magic(opened)
+        read = numpy.lib.format.read_array_header_1_0 if major == 1 else numpy.lib.format.read_array_header_2_0
+        shape, _, dtype = read(opened)
+        claimed = math.prod(shape) * dtype.itemsize
+        if claimed != member.file_size - opened.tell() and not dtype.hasobject:
+            raise ValueError(f"{member.filename} says it holds {claimed:,} bytes and does not")
 
 
 class NpyLoader:

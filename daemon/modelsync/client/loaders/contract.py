@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -24,9 +24,10 @@ class LoadContext:
     files: Mapping[str, int]
     """Relative path to size in bytes: all that there is, verified."""
     progress: Progress = lambda _done, _total: None
+    trusted: bool = False
+    """Whether the client trusts this model's publisher to run code here."""
     read_s: float = 0.0
     """Spent in reading files, as far as the loader's library lets that be told from the rest."""
-    notes: dict[str, Any] = field(default_factory=dict)
 
     def only_file(self, *suffixes: str) -> str | None:
         """The path of the one file with such a suffix; None when there is none, or more than one."""

@@ -36,8 +36,11 @@ class JoblibLoader:
         return size_bytes * _EXPANSION if _compressed(file) else size_bytes
 
     def load(self, path: Path, context: LoadContext) -> object:
-        joblib = library("joblib", self.name, path)
-        file = self._file(path, context)
+        return self.load_file(self._file(path, context), context)
+
+    def load_file(self, file: Path, context: LoadContext) -> object:
+        """Load a file that joblib wrote, whatever its name."""
+        joblib = library("joblib", self.name, file)
         if not _compressed(file):
             return joblib.load(str(file), mmap_mode="r")
         with context.open(file) as opened:
@@ -49,7 +52,7 @@ class JoblibLoader:
 
 
 class PickleLoader:
-    """Plain pickles."""
+    """``.pkl`` files: plain pickles, or what ``joblib.dump`` wrote under that name, as many do."""
 
     name = "pickle"
     maps = False
@@ -62,8 +65,22 @@ class PickleLoader:
         return (path / (context.only_file(*_PICKLE) or "")).stat().st_size
 
     def load(self, path: Path, context: LoadContext) -> object:
-        with context.open(path / (context.only_file(*_PICKLE) or "")) as opened:
+        file = path / (context.only_file(*_PICKLE) or "")
+        if _compressed(file) or _by_joblib(file):
+            return JoblibLoader().load_file(file, context)
+        with context.open(file) as opened:
             return pickle.load(opened)
+
+
+def _by_joblib(file: Path) -> bool:
+    """Whether arrays stand in the file as joblib writes them, which pickle alone cannot read."""
+    last = b""
+    with open(file, "rb") as opened:
+        while part := opened.read(1 << 20):  # in parts: a search holds Python's lock
+            if b"NumpyArrayWrapper" in last + part:
+                return True
+            last = part[-32:]
+    return False
 
 
 def _compressed(file: Path) -> bool:

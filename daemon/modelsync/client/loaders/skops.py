@@ -1,4 +1,8 @@
-"""skops: scikit-learn models without pickle. Types that it does not know are refused unless the model is trusted."""
+"""skops: scikit-learn models without pickle.
+
+skops builds only types that it knows to be harmless. For any other, decision trees among them (whose state is handed to
+compiled code unchecked), the model must be trusted, as for a pickle.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from pathlib import Path
 from modelsync.client.loaders.archive import check_archive
 from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.library import library
-from modelsync.core.errors import ModelFileRefused
+from modelsync.core.errors import ModelFileRefused, PickleNotTrusted
 
 
 class SkopsLoader:
-    """``skops.io.dump`` files. Nothing is run: skops constructs only types from its own list."""
+    """``skops.io.dump`` files."""
 
     name = "skops"
     maps = False
@@ -33,7 +37,9 @@ class SkopsLoader:
             unknown = io.get_untrusted_types(file=str(file))
         except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
-        if unknown:
-            reason = f"it needs types that skops does not know to be harmless: {', '.join(unknown[:8])}"
-            raise ModelFileRefused(path=str(file), loader=self.name, reason=reason)
-        return io.load(str(file))
+        if unknown and not context.trusted:
+            raise PickleNotTrusted(
+                reason=f"{context.name} ({file}) needs types that skops does not know to be harmless: "
+                f"{', '.join(unknown[:8])}. If you trust its publisher: Client(…, trust_pickle=[{context.name!r}])"
+            )
+        return io.load(str(file), trusted=unknown)

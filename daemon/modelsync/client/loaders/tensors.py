@@ -17,35 +17,56 @@ _INDEX = ".safetensors.index.json"
 _MAX_INDEX_BYTES = 32 << 20
 
 
-class Tensors(Mapping[str, Any]):
-    """The tensors of a file, as NumPy arrays over the mapped file."""
+_DTYPES = {
+    **{"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4"},
+    **{"U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8", "C64": "<c8"},
+}
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""Which NumPy does not have by itself."""
 
-    def __init__(self, opened: Any) -> None:
-        self._opened = opened
-        self._names = tuple(opened.keys())
+
+class Tensors(Mapping[str, Any]):
+    """The tensors of a file, as read-only NumPy arrays over the mapped file. The library would copy each."""
+
+    def __init__(self, file: Path, mapped: Any, header: Mapping[str, Any], data_offset: int) -> None:
+        self._file, self._mapped, self._data_offset = file, mapped, data_offset
+        self._header = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        self.metadata: Mapping[str, str] = header.get("__metadata__", {})
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._opened.get_tensor(name)
+        entry = self._header[name]
+        begin, end = (self._data_offset + offset for offset in entry["data_offsets"])
+        return self._mapped[begin:end].view(self._dtype(entry["dtype"])).reshape(entry["shape"])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._header)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._header)
+
+    def _dtype(self, name: str) -> Any:
+        if name in _DTYPES:
+            return _DTYPES[name]
+        if name in _ML_DTYPES:
+            return getattr(library("ml_dtypes", "safetensors", self._file), _ML_DTYPES[name])
+        raise ModelFileRefused(path=str(self._file), loader="safetensors", reason=f"tensors of type {name}")
 
 
 def _open_tensors(file: Path, shard: str = "") -> Tensors:
+    """Map a file. The library checks the header first: sizes, offsets, shapes, no gaps, no overlaps."""
     safetensors = library("safetensors", "safetensors", file)
-    library("numpy", "safetensors", file)
+    numpy = library("numpy", "safetensors", file)
     try:
-        return Tensors(safetensors.safe_open(str(file), framework="numpy"))
+        with safetensors.safe_open(str(file), framework="numpy"):
+            pass
     except FileNotFoundError:
         raise
     except Exception as error:  # SafetensorError, and whatever the header's parser says
         shown = shard or str(file)
         raise ModelFileRefused(path=shown, loader="safetensors", reason=str(error)[:300]) from error
+    mapped = numpy.memmap(file, mode="r", dtype="u1")
+    header_bytes = int.from_bytes(mapped[:8].tobytes(), "little")
+    return Tensors(file, mapped, json.loads(mapped[8 : 8 + header_bytes].tobytes()), 8 + header_bytes)
 
 
 class SafetensorsLoader:

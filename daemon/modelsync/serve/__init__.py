@@ -1,0 +1,1 @@
+"""The inference server: the Open Inference Protocol over what LIVE offers."""

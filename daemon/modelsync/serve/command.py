@@ -1,0 +1,151 @@
+"""``modelsync-serve``: the inference server that systemd runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import signal
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modelsync import __version__
+from modelsync.core.errors import ConfigurationFault, ModelsyncError
+
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter from others that wait: a tenth of CPython's own, so that the Python code
+of a load in one thread does not add 5 ms to each request that another answers (measured; decisions/)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until stopped. Exit codes as in INTERFACE: 2 usage, 3 configuration."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = settings_of(arguments)
+        _run(settings, arguments.log_level)
+    except ModelsyncError as error:
+        sys.stderr.write(f"modelsync-serve: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelsync-serve", description="Serve the models of this host by the Open Inference Protocol."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="its [serve] and node.live_dir")
+    parser.add_argument("--live", type=Path, metavar="DIR", help="the live directory; needed without --config")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where to serve (default: 127.0.0.1:8462)")
+    parser.add_argument(
+        "--trust-pickle", metavar="NAME,…|all", help="models whose pickles may run code here; their publishers then can"
+    )
+    parser.add_argument("--budget-bytes", type=int, metavar="N", help="memory for models; the least used make room")
+    parser.add_argument("--preload", metavar="PATTERN,…", help="models to load before the server is ready")
+    parser.add_argument("--daemon", metavar="URL", help="the daemon that knows which host holds what")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    parser.add_argument("--version", action="version", version=f"modelsync {__version__}")
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> Any:
+    """The settings of a command line, over those of its configuration file.
+
+    Returns:
+        ServeSettings.
+    Raises:
+        ConfigurationFault: no live directory is named, or the file or an option has a fault.
+    """
+    from modelsync.serve.from_config import from_config, from_live  # noqa: PLC0415  --help needs no TOML and no NumPy
+
+    if arguments.config is not None:
+        settings = from_config(arguments.config)
+    elif arguments.live is not None:
+        settings = from_live(arguments.live)
+    else:
+        raise ConfigurationFault(source="modelsync-serve", faults=("--live DIR or --config FILE: one is needed",))
+    return dataclasses.replace(settings, **_given(arguments))
+
+
+def _given(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from modelsync.config.addresses import listen_address  # noqa: PLC0415
+
+    given: dict[str, Any] = {}
+    if arguments.live is not None:
+        given["live_dir"] = arguments.live.absolute()
+    if arguments.listen is not None:
+        try:
+            address = listen_address(arguments.listen)
+        except ValueError as error:
+            raise ConfigurationFault(source="modelsync-serve", faults=(f"--listen: {error}",)) from error
+        given |= {"host": address.host, "port": address.port}
+    if arguments.trust_pickle is not None:
+        given["trust_pickle"] = "all" if arguments.trust_pickle == "all" else frozenset(_names(arguments.trust_pickle))
+    if arguments.budget_bytes is not None:
+        if arguments.budget_bytes < 0:
+            raise ConfigurationFault(source="modelsync-serve", faults=("--budget-bytes: 0 or more",))
+        given["budget_bytes"] = arguments.budget_bytes or None
+    if arguments.preload is not None:
+        given["preload"] = tuple(_names(arguments.preload))
+    if arguments.daemon is not None:
+        given["daemon_url"] = arguments.daemon.rstrip("/")
+    return MappingProxyType(given)
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _run(settings: Any, log_level: str) -> None:
+    from modelsync import logs  # noqa: PLC0415
+
+    logs.set_up(level=log_level)
+    # Requests carry numbers without column names; scikit-learn would say so at each of them.
+    warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    sys.setswitchinterval(SWITCH_S)
+    asyncio.run(serve(settings))
+
+
+async def serve(settings: Any) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises CannotListen."""
+    import structlog  # noqa: PLC0415
+
+    from modelsync.client import Client  # noqa: PLC0415
+    from modelsync.edges.systemd import SystemdNotifier  # noqa: PLC0415
+    from modelsync.serve.server import InferenceServer  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    notifier, log = SystemdNotifier(), structlog.get_logger()
+    with Client(settings.live_dir, budget_bytes=settings.budget_bytes, trust_pickle=settings.trust_pickle) as client:
+        server = InferenceServer(client, settings)
+        try:
+            await server.start()
+            address = f"{settings.host}:{server.port}"
+            log.info("server.started", address=address, live=str(settings.live_dir))
+            notifier.ready(f"serving {settings.live_dir} at {address}")
+            watchdog = asyncio.create_task(_feed_watchdog(notifier), name="watchdog")
+            await stop.wait()
+            notifier.stopping("answering what is under way")
+            watchdog.cancel()
+        finally:
+            await server.stop()
+    log.info("server.stopped")
+
+
+async def _feed_watchdog(notifier: Any) -> None:
+    """From the loop that answers requests: when it hangs, silence brings the restart."""
+    from modelsync.edges.systemd import watchdog_interval_s  # noqa: PLC0415
+
+    interval_s = watchdog_interval_s()
+    while interval_s is not None:
+        notifier.watchdog()
+        await asyncio.sleep(interval_s / 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Where inference runs: a few threads, shared so that no model can take them all, and a bounded queue before them.
+
+A call that has been short so far runs on the event loop itself: for a model that answers in a fraction of a millisecond
+the way to a thread and back costs more than the answer (decisions/, "inference over HTTP"). How long a call may take
+there is bounded by what was seen of the same model, so one that is slow goes to the threads and stays there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from modelsync.serve.faults import ModelBusy, ServerBusy
+
+_T = TypeVar("_T")
+
+INLINE_S = 0.001
+"""The longest that a call on the loop is expected to keep others waiting: what parsing a request may take, too."""
+_FORGET = 0.98
+"""A slow call is half forgotten after 34 quick ones: one hiccup does not send a model to the threads for good."""
+
+
+@dataclass
+class _Lane:
+    """One model's calls."""
+
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    running: int = 0
+    row_s: float = math.inf
+    """What a row was seen to take at worst, decaying. Not yet seen: a model begins in the threads."""
+
+
+class Lanes:
+    """Runs calls, model by model in order of arrival.
+
+    Args:
+        threads: that infer; half of them, at least one, for any one model.
+        queue: calls that may wait; half of them, at least one, for any one model.
+    """
+
+    def __init__(self, threads: int, queue: int) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="infer")
+        self._share = max(1, threads // 2)
+        self._queue = queue
+        self._queue_share = max(1, queue // 2)
+        self._lanes: dict[str, _Lane] = {}
+        self.waiting = 0
+
+    async def run(self, model: str, rows: int, call: Callable[[], _T]) -> _T:
+        """Run a blocking call for a model, now or when its turn comes.
+
+        Args:
+            rows: how much work the call is, in units that the model's calls share; at least 1.
+        Raises:
+            ModelBusy, ServerBusy: too many wait already. Whatever the call raises.
+        """
+        lane = self._lanes.get(model)
+        if lane is None:
+            lane = self._lanes.setdefault(model, _Lane())
+        if lane.row_s * rows < INLINE_S and not lane.running and not lane.waiting:
+            return _timed(lane, rows, call)
+        await self._turn(model, lane)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, _timed, lane, rows, call)
+        finally:
+            self._leave(lane)
+
+    def close(self) -> None:
+        """Wait for running calls."""
+        self._executor.shutdown(cancel_futures=True)
+
+    async def _turn(self, model: str, lane: _Lane) -> None:
+        """Take one of the model's places, or wait until one is handed on."""
+        if lane.running < self._share:
+            lane.running += 1
+            return
+        if self.waiting >= self._queue:
+            raise ServerBusy(reason=f"{self.waiting} requests wait")
+        if len(lane.waiting) >= self._queue_share:
+            raise ModelBusy(model=model, waiting=len(lane.waiting))
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.waiting.append(turn)
+        self.waiting += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(lane)  # the place was handed over just now: it goes to the one behind
+            raise
+        finally:
+            self.waiting -= 1
+
+    @staticmethod
+    def _leave(lane: _Lane) -> None:
+        """Hand the place on to the longest waiting; ``running`` counts the place, whoever has it."""
+        while lane.waiting:
+            turn = lane.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        lane.running -= 1
+
+
+def _timed(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
+    started_s = time.perf_counter()
+    try:
+        return call()
+    finally:
+        took_s = (time.perf_counter() - started_s) / rows
+        lane.row_s = took_s if lane.row_s == math.inf else max(took_s, lane.row_s * _FORGET)
