@@ -111,6 +111,7 @@ class World:
         self.now_s = 0.0
         self.events = 0
         self.looks = 0
+        self.most_open = 0
         self.racks = racks
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
@@ -196,6 +197,7 @@ class World:
             if self.keep_asks:
                 host.asks.append(effect)
             host.open[effect.ask] = False
+            self.most_open = max(self.most_open, len(host.open))
             self._at(self.now_s + self.latency_s, lambda: self._begin(host, effect))
         elif isinstance(effect, AbandonRun):
             host.open[effect.ask] = True

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from modelsync.core import shares
-from modelsync.core.swarm_choice import in_order, offers, rarity, run_of
+from modelsync.core.swarm_choice import Offer, in_order, offers, rarity, run_of
 from modelsync.core.swarm_messages import AbandonRun, AskRun, Effect, ReadMap
 from modelsync.core.swarm_peers import KnownPeer
 from modelsync.core.swarm_runs import HEDGE_S, OpenRun, is_late, is_still
@@ -30,6 +30,8 @@ PATIENCE_S = 1.0
 """Nothing to do for so long: this node takes a chunk that was another's to take. Later ones in rank wait longer."""
 STALL_S = 30.0
 """Nothing new from anybody for so long: the pull is given up for now; its owner tries again later."""
+
+_AGAIN_S = 0.1
 
 
 class Swarm(SwarmState):
@@ -62,9 +64,10 @@ class Swarm(SwarmState):
         """When to ask for effects again if nothing happens before."""
         times = [peer.look_at_s for peer in self._peers.values() if peer.to_be_read]
         times += [peer.retry_at_s for peer in self._peers.values() if peer.retry_at_s > now_s]
-        times += [max(run.mark_s + HEDGE_S, now_s + HEDGE_S / 4) for run in self._open.values()]
+        pauses = [run.mark_s + HEDGE_S for run in self._open.values()]
         if self._idle_since_s is not None:
-            times.append(self._idle_since_s + self._patience_s(now_s))
+            pauses.append(self._idle_since_s + self._patience_s(now_s))
+        times += [max(at_s, now_s + _AGAIN_S) for at_s in pauses]  # what did not help now will not in a moment
         return max(now_s, min(times, default=now_s + STALL_S))
 
     def _abandon(self) -> list[AbandonRun]:
@@ -176,11 +179,9 @@ class Swarm(SwarmState):
     def _other_than(self, run: OpenRun, pending: int, now_s: float, *, only_quicker: bool) -> KnownPeer | None:
         size_bytes = pending.bit_count() * self._mean_bytes
         rate = run.size_bytes / max(now_s - run.since_s, 1e-6)
-        fit = [
-            offer.peer
-            for offer in in_order(offers(self._peers.values(), now_s, lambda _: -1), self._limits.per_peer, now_s)
-            if offer.peer.id != run.ask.peer and offer.peer.has & pending
-        ]
+        able = [Offer(peer, peer.has) for peer in self._peers.values() if peer.usable(now_s) and peer.has & pending]
+        able = in_order(able, self._limits.per_peer, now_s)
+        fit = [offer.peer for offer in able if offer.peer.id != run.ask.peer]
         if only_quicker:
             fit = [peer for peer in fit if is_late(size_bytes, rate, peer.rate_bytes_per_s)]
         return fit[0] if fit else None

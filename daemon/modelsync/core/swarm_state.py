@@ -135,6 +135,7 @@ class SwarmState:
         if run is not None and peer is not None:
             peer.failures = 0
             run.delivered_bytes += self._sizes[chunk]
+            run.size_bytes = max(run.size_bytes, run.delivered_bytes)
             if not peer.complete:
                 self._helped = 0
 
