@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import sys
 
 import structlog
+
+
+class Stderr(io.TextIOBase):
+    """Standard error without a buffer, whose failures are nobody's: a full disk under it must not end the daemon."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="backslashreplace"))
+        return len(text)
 
 
 def set_up(*, level: str = "info", console: bool | None = None) -> None:
@@ -15,6 +27,7 @@ def set_up(*, level: str = "info", console: bool | None = None) -> None:
         level: debug, info, warning or error.
         console: None: a person's form if stderr is a terminal, else JSON.
     """
+    stream = Stderr()
     human = sys.stderr.isatty() if console is None else console
     threshold = getattr(logging, level.upper())
     render: structlog.types.Processor = (
@@ -32,7 +45,7 @@ def set_up(*, level: str = "info", console: bool | None = None) -> None:
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=max(threshold, logging.WARNING), stream=sys.stderr, format="%(name)s: %(message)s")
+    logging.basicConfig(level=max(threshold, logging.WARNING), stream=stream, format="%(name)s: %(message)s")

@@ -114,6 +114,7 @@ class FakeNode:
         return self.is_primary or (text == "resume" and self.primary_url is None)
 
     def catalog(self) -> dict[str, dict[str, str]]:
+        self._fail()
         return {"": {"id": "0-0"}}
 
     def metrics(self) -> bytes:

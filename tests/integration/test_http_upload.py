@@ -575,6 +575,27 @@ async def test_silence_is_a_timeout_and_for_a_promise_an_unavailable_peer() -> N
     server.close()
 
 
+@pytest.mark.parametrize("fault", [
+    errors.DiskFull(path="/state"), errors.StaleEpoch(offered=1, accepted=2), errors.PolicyRefusal(reason="no"),
+    errors.RedisUnavailable(operation="x", reason="y"), errors.NoPrimary(fleet="f"),
+    errors.TimedOut(what="x", reached="y"),
+    errors.DiskFailed(path="/state", operation="fsync", errno_name="EIO"),
+])  # fmt: skip
+async def test_between_daemons_a_peer_s_fault_stays_the_peer_s(node: FakeNode, fault: errors.ModelsyncError) -> None:
+    """A full disk of one host, revived as our own, once ended every daemon that asked it for a promise."""
+    node.failure = fault
+    async with serving(node) as server, ControlClient() as client:
+        for asked in (client.promise(url_of(server), 3, "n2", "k"), client.catalog(url_of(server))):  # type: ignore[arg-type]
+            with pytest.raises((errors.PeerRefused, errors.PeerUnavailable)):
+                await asked
+
+
+async def test_between_daemons_a_wrong_token_is_the_peer_s_refusal(node: FakeNode) -> None:
+    async with serving(node, token="another") as server, ControlClient("wrong") as client:
+        with pytest.raises(errors.PeerRefused):
+            await client.promise(url_of(server), 3, "n2", "k")  # type: ignore[arg-type]
+
+
 async def test_a_small_object_is_verified(node: FakeNode) -> None:
     digest = node.hold(b"chunk list")
     async with serving(node) as server, ControlClient() as client:

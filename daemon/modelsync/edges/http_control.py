@@ -37,7 +37,7 @@ from modelsync.core.errors import (
 )
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version, model_name, node_id
-from modelsync.edges.http_errors import error_from_document
+from modelsync.edges.http_errors import error_from_document, status_of
 from modelsync.edges.http_json import json_object, json_value
 from modelsync.edges.http_outgoing import OutgoingBody, files_of
 from modelsync.ports import Promise
@@ -120,7 +120,9 @@ class ControlClient:
 
     async def catalog(self, url: str) -> tuple[list[ModelRecord], FleetRecord]:
         """All that a node knows of the fleet and its models, parsed as hostile input."""
-        value = json_object(await self._small("GET", url, "/v1/catalog", max_bytes=MAX_DOCUMENT_BYTES), "catalog")
+        with _peer_s_own(url):
+            data = await self._small("GET", url, "/v1/catalog", max_bytes=MAX_DOCUMENT_BYTES)
+        value = json_object(data, "catalog")
         for fields in value.values():
             if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
                 raise MalformedMessage(what="catalog", reason="a record is not an object of text fields")
@@ -131,13 +133,11 @@ class ControlClient:
             raise MalformedMessage(what="catalog", reason=str(error)) from error
 
     async def promise(self, url: str, epoch: int, holder: NodeId, nonce: str) -> Promise:
-        """Ask a node to promise an epoch. A timeout is a PeerUnavailable here, as ``ports.PromisePeers`` has it."""
+        """Ask a node to promise an epoch. Raises PeerUnavailable, PeerRefused, MalformedMessage and nothing else."""
         body = json.dumps({"epoch": epoch, "holder": holder, "nonce": nonce}).encode()
-        try:
-            answer = json_object(await self._small("POST", url, "/v1/promise", body=body), "promise")
-        except TimedOut as error:
-            raise PeerUnavailable(peer=url, reason=error.reached) from error
-        return _promise_of(answer)
+        with _peer_s_own(url):
+            data = await self._small("POST", url, "/v1/promise", body=body)
+        return _promise_of(json_object(data, "promise"))
 
     async def publish(
         self,
@@ -264,6 +264,19 @@ def _translated(target: URL) -> Iterator[None]:
         ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise PeerUnavailable(peer=peer, reason=str(error)[:200] or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _peer_s_own(url: str) -> Iterator[None]:
+    """Between daemons a fault that a peer names stays the peer's: its full disk, its refusal, must not end this one."""
+    try:
+        yield
+    except (PeerUnavailable, PeerRefused, MalformedMessage):
+        raise
+    except TimedOut as error:
+        raise PeerUnavailable(peer=url, reason=error.reached) from error
+    except ModelsyncError as error:
+        raise PeerRefused(peer=url, status=status_of(error), reason=str(error)) from error
 
 
 def _target(url: str, path: str) -> URL:

@@ -23,6 +23,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import (
     AuthorityLost,
     IntegrityFault,
+    LocalFault,
     ModelsyncError,
     PeerUnavailable,
     RemoteFault,
@@ -394,9 +395,12 @@ class Node:
         """Write the job down, then let go; the next primary writes what came of it."""
         chosen = fleets.switchover_target(target, self.identity.node, self.book.nodes)
         job = Switchover(self.identity.node, chosen, by, self.clock.wall_ms())
-        await self.publisher.fleet_change(
-            lambda record, at: fleets.handing_over(record, job, at), "switchover.begun", f"to {chosen}, by {by}"
-        )
+        try:
+            await self.publisher.fleet_change(
+                lambda record, at: fleets.handing_over(record, job, at), "switchover.begun", f"to {chosen}, by {by}"
+            )
+        except LocalFault as error:  # of this disk, after Redis has it: all the more reason to hand over
+            log.warning("switchover.unsaved", error=str(error), next="the lease is handed over all the same")
         await self.office.leave()
         await self.elector.release(chosen)
         return {"switchover": chosen, "state": job.state}
