@@ -25,6 +25,7 @@ from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
 from modelsync.core.neighbours import Labels
 from modelsync.edges import durable
+from modelsync.edges.asked_file import AskedFile, UsedVersions
 from modelsync.edges.catalog_files import CatalogFiles
 from modelsync.edges.clock import SystemClock
 from modelsync.edges.config_watch import ConfigWatch
@@ -37,6 +38,7 @@ from modelsync.edges.ingest import IngestingStore
 from modelsync.edges.live import Live
 from modelsync.edges.metrics import Metrics
 from modelsync.edges.models_directory import read_notes
+from modelsync.edges.objectstore import ObjectStore
 from modelsync.edges.prometheus import Prometheus
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.redis_bus import RedisBus
@@ -58,9 +60,12 @@ from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
 from modelsync.runtime.gates import Gates
+from modelsync.runtime.keeping import Keeper, StorageSettings
 from modelsync.runtime.node import Identity, LiveSettings, Node
 from modelsync.runtime.office import Office
+from modelsync.runtime.placer import Placer
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.read_through import ReadThrough
 from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.staging import Stager
@@ -153,7 +158,10 @@ class App:
         book = Book(catalog, disk, ledger, alarms.raised)
         self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
         token = self._token()
-        fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token), identity.node)
+        depot = self._depot(stack, store)
+        fetcher = Fetcher(
+            store, self.limiter, lambda: _fleet_headers(elector, token), identity.node, depot=depot
+        )
         stack.callback(fetcher.close)
         control = ControlClient(token)
         stack.push_async_callback(control.close)
@@ -182,6 +190,8 @@ class App:
             authority=lambda: elector.authority,
             on_published=lambda name: activator.wake([name]),
             start_of=lambda name, by: rollouts.start_of_publish(name, by),  # noqa: PLW0108  it is made after this
+            initial=lambda name, size_bytes: placer.initial(name, size_bytes),  # noqa: PLW0108
+            depot=depot,
             alarm=alarms.raised,
         )
         servers = LocalServers()
@@ -214,8 +224,27 @@ class App:
             concurrency=config.transfer.concurrency,
             gates=gates,
         )
+        keeper = Keeper(
+            node=identity.node,
+            book=book,
+            settings=self._storage(),
+            asked=AskedFile(config.node.state_dir),
+            used=UsedVersions(store),
+            depot=depot,
+        )
+        placer = Placer(
+            node=identity.node,
+            book=book,
+            publisher=publisher,
+            stager=stager,
+            clock=clock,
+            depot=depot,
+            keeper=keeper,
+            is_primary=lambda: elector.authority is not None,
+        )
         activator = Activator(
             node=identity.node,
+            keeper=keeper,
             book=book,
             store=store,
             live=live,
@@ -246,6 +275,8 @@ class App:
             elector=elector,
             rollouts=rollouts,
             clock=clock,
+            placer=placer,
+            reader=ReadThrough(book=book, store=store, stager=stager, keeper=keeper),
             peer_catalog=lambda node_id: _peer_catalog(control, book, node_id),
             alarms=alarms,
         )
@@ -279,11 +310,33 @@ class App:
             keep=config.keep,
             keep_days=config.keep_days,
             gates=config.gates,
+            storage=self._storage(),
+            serve_url=config.node.serve_url,
             concurrency=config.transfer.concurrency,
             priority=config.node.priority,
             nofailover=config.node.nofailover,
             labels=config.node.labels,
             config_error=fault,
+        )
+
+    def _depot(self, stack: AsyncExitStack, store: IngestingStore) -> ObjectStore | None:
+        config = self.config.storage
+        if not config.url:
+            return None
+        depot = ObjectStore(config.url, config.credentials_file, self.config.fleet.name, store)
+        stack.callback(depot.close)
+        return depot
+
+    def _storage(self) -> StorageSettings:
+        config = self.config
+        return StorageSettings(
+            ahead=config.storage.ahead,
+            cache_bytes=config.storage.cache_bytes,
+            replace_after_s=config.storage.replace_after_s,
+            moves=config.storage.moves,
+            keep=config.keep,
+            keep_days=config.keep_days,
+            mode=config.mode,
         )
 
     # --- beside the node ---------------------------------------------------------------------------------------------

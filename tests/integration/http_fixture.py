@@ -16,7 +16,7 @@ from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
 from modelsync.edges.http_limits import HttpLimits
 from modelsync.edges.http_server import HttpServer
-from modelsync.ports import HeldPart, Promise, Published, Upload
+from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 
 TOKEN = "correct horse battery staple"
 QUICK = HttpLimits(head_timeout_s=1.0, idle_timeout_s=2.0, body_silence_s=1.0, drain_s=1.0, reserve_bytes=0)
@@ -79,6 +79,15 @@ class FakeNode:
         if (name, version) != ("fraud", 1) or path not in ("model.bin", "sub/page.html"):
             raise NoSuchVersion(reason=f"{name} {version} has no file {path}")
         return next(iter(self.objects.values()))
+
+    async def read_through(self, name: ModelName, version: Version, path: str) -> Growing:
+        raise NoSuchVersion(reason=f"{name} {version} has no file {path}")
+
+    async def load(self, name: ModelName, *, wanted: bool) -> dict[str, Any]:
+        return {"model": name, "asked": wanted}
+
+    def placement(self, name: ModelName) -> dict[str, Any]:
+        return {"model": name, "mode": "replicated", "owners": []}
 
     def object_path(self, digest: Digest) -> Path | None:
         return self.objects.get(digest)

@@ -156,6 +156,7 @@ def _node(table: Section, hostname: str) -> NodeSection:
         role=cast(Literal["auto", "replica"], table.choice("role", "auto", ("auto", "replica"))),
         priority=table.whole("priority", 100, 0, 1_000_000),
         nofailover=table.flag("nofailover", False),
+        serve_url=_serve_url(table),
         rack=_label(table, "rack"),
         zone=_label(table, "zone"),
         labels=table.patterns("labels", ()),
@@ -167,6 +168,11 @@ def _node(table: Section, hostname: str) -> NodeSection:
 def _label(table: Section, key: str) -> str:
     text = table.text(key, "", 'a name such as "a7"')
     return table.parsed(key, "", text, ids.place_label) if text else ""
+
+
+def _serve_url(table: Section) -> str:
+    text = table.text("serve_url", "", "a URL")
+    return table.parsed("serve_url", "", text, advertised_url) if text else ""
 
 
 def _models(table: Section) -> ModelsSection:

@@ -57,6 +57,8 @@ class NodeSection:
     """``replica``: never a candidate and never watches a models directory."""
     priority: int = 100
     """Among candidates that hold the same versions, the higher one becomes primary."""
+    serve_url: str = ""
+    """Where other hosts reach the inference server beside this daemon; empty: there is none."""
     nofailover: bool = False
     """Not to be promoted for now, for instance while the host is being serviced."""
     rack: str = ""

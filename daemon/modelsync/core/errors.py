@@ -279,6 +279,22 @@ class PeerRefused(RemoteFault):
 
 
 @dataclass(eq=False)
+class ObjectStoreUnavailable(RemoteFault):
+    """The object store did not answer; what is held here goes on, the rest is tried again."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(eq=False)
+class ObjectStoreRefused(RemoteFault):
+    """The object store refused: look at its credentials, its permissions and the bucket; it is tried again."""
+
+    operation: str
+    reason: str
+
+
+@dataclass(eq=False)
 class NoPrimary(RemoteFault):
     """No primary is known just now; the fleet may be electing one. Try again shortly."""
 

@@ -37,6 +37,7 @@ from modelsync.edges import partial_file
 from modelsync.edges.batch_fetch import BatchPull
 from modelsync.edges.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.durable import local_faults
+from modelsync.edges.objectstore import ObjectStore
 from modelsync.edges.peer_connections import Connections, read_exactly, require_going_on, without_frames
 from modelsync.edges.rate_limit import RateLimiter
 from modelsync.edges.seeding import HeldChunks, Seeding
@@ -71,10 +72,11 @@ class Fetcher:
         headers: Callable[[], Mapping[str, str]] = dict,
         me: str = "",
         swarm_from_bytes: int = SWARM_FROM_BYTES,
+        depot: ObjectStore | None = None,
     ) -> None:
         self._store = store
         self._limiter = limiter
-        self._connections = Connections(headers)
+        self._connections = Connections(headers, depot)
         self.suspects = Suspects()
         self._tools = Tools(me, self._connections, limiter, self.suspects)
         self._swarm_from_bytes = swarm_from_bytes

@@ -38,6 +38,7 @@ class CommandRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/command", self.command)
         app.router.add_post("/v1/promise", self.promise)
+        app.router.add_post("/v1/models/{name}/{what:load|unload}", self.load)
         app.router.add_post(f"/v1/models/{{name}}/{{verb:{'|'.join(_VERBS)}}}", self.verb)
 
     async def command(self, request: web.Request) -> web.StreamResponse:
@@ -59,6 +60,11 @@ class CommandRoutes:
         body = await json_body(request, self._pace)
         _require_keys(body, {"by", *_VERBS[verb]})
         return json_answer(await self._api.command(_words(verb, name, body), by=_by(request, body)))
+
+    async def load(self, request: web.Request) -> web.Response:
+        """Hold a model on the host that is asked, or no longer than it must; an empty body."""
+        name = model_name(request.match_info["name"])
+        return json_answer(await self._api.load(name, wanted=request.match_info["what"] == "load"))
 
     async def promise(self, request: web.Request) -> web.Response:
         """``{"epoch", "holder", "nonce"}`` to what this node promised. It changes durable state, so it is a write."""

@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from modelsync.core.errors import BadName
+from modelsync.core.errors import BadName, NoSuchVersion
 from modelsync.core.ids import Digest, model_name, version
 from modelsync.core.manifest import published_path
 from modelsync.edges.body_gate import BodyGate
 from modelsync.edges.http_answers import json_answer
+from modelsync.edges.http_growing import send_growing
 from modelsync.edges.http_ranges import Download, send, span_of
 from modelsync.ports import NodeApi
 
@@ -86,13 +87,17 @@ class ObjectRoutes:
         """A published file, under the path that it was published with."""
         name, number = model_name(request.match_info["name"]), version(request.match_info["version"])
         path = published_path(request.match_info["path"])
-        found = self._api.file_of(name, number, path)
         headers = {
             "Content-Type": "application/octet-stream",
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.rpartition('/')[2], safe='')}",
             "Cache-Control": "no-cache",
             **_INERT,
         }
+        try:
+            found = self._api.file_of(name, number, path)
+        except NoSuchVersion:
+            growing = await self._api.read_through(name, number, path)
+            return await send_growing(request, growing, headers)
         return await send(request, Download(found, _etag_of(found), headers), self._gate)
 
 

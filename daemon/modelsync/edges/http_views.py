@@ -40,6 +40,7 @@ class ViewRoutes:
         app.router.add_get("/v1/catalog", self.catalog)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name}", self.model)
+        app.router.add_get("/v1/placement/{name}", self.placement)
 
     async def page(self, request: web.Request) -> web.Response:
         """The status page, which reads /v1/status itself."""
@@ -69,6 +70,10 @@ class ViewRoutes:
 
     async def model(self, request: web.Request) -> web.Response:
         return json_answer(await self._api.model(model_name(request.match_info["name"])))
+
+    async def placement(self, request: web.Request) -> web.Response:
+        """Who owns a model, for whoever hands requests on to an owner."""
+        return json_answer(self._api.placement(model_name(request.match_info["name"])))
 
 
 def page_policy(page: str) -> str:

@@ -76,6 +76,19 @@ class Live:
                 links.insert(0, ("previous", self._relative(directory, record.model, record.previous_digest)))
             durable.replace_symlinks(directory, links)  # (8)
 
+    def clear(self, name: ModelName) -> None:
+        """Take a model out of use: links first, then the record. Raises DiskFailed."""
+        directory = self._live / name
+        with local_faults(directory, "take a model out of use"):
+            for link in ("current", "previous"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(directory / link)
+            with contextlib.suppress(FileNotFoundError):
+                durable.fsync_directory(directory)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._records / f"{name}.json")
+            durable.fsync_directory(self._records)
+
     def _relative(self, directory: Path, name: ModelName, digest: Digest) -> str:
         return os.path.relpath(self._trees / name / digest.hex, directory)
 

@@ -206,6 +206,14 @@ class Store:
         if needed_bytes + RESERVE_BYTES > free:
             raise DiskFull(path=str(self.root), needed_bytes=needed_bytes + RESERVE_BYTES, free_bytes=free)
 
+    def capacity_bytes(self) -> int:
+        """The size of the file system: this host's share of what the fleet holds. 0 where it does not answer."""
+        try:
+            info = os.statvfs(self.root)
+        except OSError:
+            return 0
+        return info.f_blocks * info.f_frsize
+
     def set_aside(self, path: Path) -> None:
         """Move a damaged file to quarantine/ for a person to look at; at most 100 are kept. Raises DiskFailed."""
         with local_faults(path, "quarantine"):

@@ -20,6 +20,7 @@ from modelsync.ports.catalog import CatalogRead as CatalogRead
 from modelsync.ports.catalog import Change as Change
 from modelsync.ports.catalog import LogChanges as LogChanges
 from modelsync.ports.clock import Clock as Clock
+from modelsync.ports.depot import Depot as Depot
 from modelsync.ports.disk import ActiveRecord as ActiveRecord
 from modelsync.ports.disk import CatalogDisk as CatalogDisk
 from modelsync.ports.disk import HeldPart as HeldPart
@@ -34,6 +35,9 @@ from modelsync.ports.gates import Servers as Servers
 from modelsync.ports.gates import Validator as Validator
 from modelsync.ports.gates import Views as Views
 from modelsync.ports.health_gate import HealthGate as HealthGate
+from modelsync.ports.keeping import AskedModels as AskedModels
+from modelsync.ports.keeping import VersionCache as VersionCache
+from modelsync.ports.node_api import Growing as Growing
 from modelsync.ports.node_api import NodeApi as NodeApi
 from modelsync.ports.node_api import Published as Published
 from modelsync.ports.node_api import Upload as Upload

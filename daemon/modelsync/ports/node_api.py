@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from asyncio import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
+from modelsync.core.manifest import FileEntry
 from modelsync.core.promise import Promise
 from modelsync.ports.disk import HeldPart
 
@@ -34,6 +36,19 @@ class Published:
     digest: Digest
     id: EntryId
     unchanged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A published file on its way to this host."""
+
+    entry: FileEntry
+    chunks: Sequence[Digest]
+    partial: Path
+    """Where it grows; what lies there is right chunk by chunk, once its digest says so."""
+    object: Path
+    """Where it lies once it is whole."""
+    pull: Future[None]
 
 
 class NodeApi(Protocol):
@@ -67,6 +82,16 @@ class NodeApi(Protocol):
 
     def file_of(self, name: ModelName, version: Version, path: str) -> Path:
         """The object that holds a published file, held and verified here. Raises NoSuchVersion."""
+
+    async def read_through(self, name: ModelName, version: Version, path: str) -> Growing:
+        """A published file that lies elsewhere, as it arrives here. Raises NoSuchVersion, PolicyRefusal, RemoteFault,
+        LocalFault, IntegrityFault."""
+
+    async def load(self, name: ModelName, *, wanted: bool) -> dict[str, Any]:
+        """Hold a model on this host from now on, or no longer than it must. Raises NoSuchVersion, LocalFault."""
+
+    def placement(self, name: ModelName) -> dict[str, Any]:
+        """``{"model", "mode", "owners": [{"id", "url", "serve_url"}]}``. Raises NoSuchVersion."""
 
     def object_path(self, digest: Digest) -> Path | None:
         """The immutable file of an object, manifest or chunk list held here; None if it is not held."""

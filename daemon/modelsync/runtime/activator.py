@@ -17,19 +17,22 @@ import structlog
 
 from modelsync.core import policy, status
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import HookFailed, ModelsyncError, VersionRejected
+from modelsync.core.errors import DiskFull, HookFailed, ModelsyncError, VersionRejected
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
 from modelsync.ports import ActiveRecord, Clock, LiveLinks, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.gates import Gates
+from modelsync.runtime.keeping import Keeper
 from modelsync.runtime.staging import Stager, Work
 
 log = structlog.get_logger()
 
 RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 30.0
+LET_GO_S = 2.0
+"""How often a host that need not hold a model looks whether others have it by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class _Model(Work):
     switching: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held around a switch: a rollout's signal must not meet an ordinary activation half way."""
     held: frozenset[Version] = frozenset()
+    no_room: bool = False
 
 
 class Activator:
@@ -73,10 +77,12 @@ class Activator:
         live: LiveLinks,
         stager: Stager,
         gates: Gates,
+        keeper: Keeper,
         clock: Clock,
         on_change: Callable[[ModelName, str, Version | None], Awaitable[None]],
     ) -> None:
         self._node = node
+        self.keeper = keeper
         self._book = book
         self._store = store
         self._live = live
@@ -125,14 +131,14 @@ class Activator:
         """Every model's line for the node's report."""
         lines = {}
         for name, model in self._models.items():
-            wish = self.wish(name)
+            wish, needed = self.wish(name), self.keeper.must_hold(name)
             lines[str(name)] = status.node_model(
                 active=self.active_version(name),
-                wanted=wish.version,
+                wanted=wish.version if needed or name in self.records else None,
                 held=model.held,
                 state=model.state,
                 error=model.error,
-                why=wish.why,
+                why=wish.why if needed else self.keeper.where(name),
                 rejected=self.gates.shown(name),
                 own_pin=name in self.pins,
                 ack=model.ack.fields() if model.ack else None,
@@ -152,6 +158,8 @@ class Activator:
         lines = []
         for name in self._book.records:
             wish, active = self.wish(name), self.active_version(name)
+            if active is None and not self.keeper.must_hold(name):
+                continue
             if wish.waiting or wish.version != active:
                 lines.append(
                     f"{name}: wants {wish.version or 'a version that is not published'}, runs {active or 'none'}"
@@ -166,7 +174,7 @@ class Activator:
             model.wake.clear()
             try:
                 await self._reconcile(name, model)
-                model.failures, model.error = 0, None
+                model.failures, model.error, model.no_room = 0, None, False
             except VersionRejected as error:
                 await self._rejected(name, model, error)
             except ModelsyncError as error:
@@ -174,7 +182,13 @@ class Activator:
             finally:
                 model.progress = None
 
+    @property
+    def disk_full(self) -> bool:
+        """Whether a model could not be taken in for want of room: this host is given no more until it could."""
+        return any(model.no_room for model in self._models.values())
+
     async def _failed(self, name: ModelName, model: _Model, error: ModelsyncError) -> None:
+        model.no_room = isinstance(error, DiskFull)
         model.failures += 1
         text = str(error)
         if model.error != text:
@@ -209,6 +223,8 @@ class Activator:
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
+        if not self.keeper.must_hold(name) and await self._stood_down(record, model):
+            return
         if self._is_behind(record):
             return  # the catalog on disk is older than what was activated: what Redis knows decides, when it answers
         if wish.version is None:
@@ -223,6 +239,8 @@ class Activator:
         for number in sorted({record.wanted, record.head} - {None, wish.version}, key=lambda n: n or 0):
             with contextlib.suppress(VersionRejected):  # remembered, and it is not what is wanted here
                 await self._stager.stage(record, Version(number or 0), model)
+        for number in self.keeper.also_held(record):
+            await self._stager.stage(record, number, model)
         model.state = "waiting" if wish.waiting else "active" if wish.version is not None else "idle"
         model.held = await asyncio.to_thread(self._held, record)
         await self._on_change(name, model.state, None)
@@ -250,6 +268,25 @@ class Activator:
         await self._book.saved()  # the switch that may follow at once has the disk to itself
         model.ack = Ack(roll.id, roll.version, roll.digest, refused)
         await self._on_change(record.name, "staged", roll.version)
+    async def _stood_down(self, record: ModelRecord, model: _Model) -> bool:
+        """Go without a model that this host need not hold: once others have everything of it, and not before.
+
+        False: it was in use here and goes on as it was; this is looked at again soon.
+        """
+        model.held = await asyncio.to_thread(self._held, record)
+        free = await self.keeper.let_go(record, model.held)
+        model.state = "elsewhere"
+        if record.name in self.records and not free:
+            asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
+            return False
+        if record.name in self.records:
+            await asyncio.to_thread(self._live.clear, record.name)
+            del self.records[record.name]
+            log.info("model.let_go", model=record.name, where=self.keeper.where(record.name))
+        elif model.held and not free:
+            asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
+        await self._on_change(record.name, "elsewhere", None)
+        return True
 
     async def _activate(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
         number = wish.version

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from modelsync.core import fleet as fleets
-from modelsync.core import status
+from modelsync.core import modes, status
 from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
-from modelsync.ports import HeldPart, Promise, Published, Upload
+from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 from modelsync.runtime.node import Node
 from modelsync.runtime.publisher import Draft
 
@@ -62,7 +62,18 @@ class NodeAnswers:
             nodes=node.book.nodes,
             models=node.book.records.values(),
         )
-        return {**document, **fleets.shown(node.book.fleet)}
+        return {**document, **fleets.shown(node.book.fleet), **self._placements()}
+
+    def _placements(self) -> dict[str, Any]:
+        """How models are kept, where it is not the default: owners, what is missing, and why."""
+        keeper, records = self._node.activator.keeper, self._node.book.records.values()
+        kept = {str(record.name): record for record in records if record.placement.mode != "replicated"}
+        if not kept:
+            return {}
+        wanted = {name: record.wanted for name, record in kept.items()}
+        holders = {name: keeper.holders(ModelName(name), number) for name, number in wanted.items() if number}
+        lines = modes.status_lines({name: record.placement for name, record in kept.items()}, holders, wanted)
+        return {"placement": lines, "placement_plan": self._node.placer.plan()}
 
     async def _fresh_reports(self) -> None:
         """What nodes said a moment ago, or, with Redis away, what they said last."""
@@ -111,6 +122,25 @@ class NodeAnswers:
                 if found is not None:
                     return found
         raise NoSuchVersion(reason=f"version {manifest.version} of {manifest.model} has no file {path!r} here")
+
+    async def read_through(self, name: ModelName, version: Version, path: str) -> Growing:
+        self._record(name).require(version)
+        return await self._node.reader.file(name, version, path)
+
+    async def load(self, name: ModelName, *, wanted: bool) -> dict[str, Any]:
+        self._record(name)
+        await self._node.ask(name, wanted=wanted)
+        return {"model": name, "asked": wanted, "held": self._node.activator.keeper.must_hold(name)}
+
+    def placement(self, name: ModelName) -> dict[str, Any]:
+        at = self._record(name).placement
+        reports = {report.id: report for report in self._node.book.nodes}
+        owners = [reports[owner] for owner in at.owners if owner in reports and not reports[owner].lost]
+        return {
+            "model": name,
+            "mode": at.mode,
+            "owners": [{"id": one.id, "url": one.url, "serve_url": one.extra.get("serve_url")} for one in owners],
+        }
 
     def object_path(self, digest: Digest) -> Path | None:
         return self._node.store.find(digest)

@@ -41,8 +41,11 @@ from modelsync.runtime.alarms import Alarms
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
+from modelsync.runtime.keeping import StorageSettings
 from modelsync.runtime.office import Office
+from modelsync.runtime.placer import Placer
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.read_through import ReadThrough
 from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.staging import Stager
 
@@ -86,6 +89,8 @@ class LiveSettings:
     keep: Callable[[ModelName], int]
     keep_days: Callable[[ModelName], float]
     gates: Callable[[ModelName], ModelGates]
+    storage: StorageSettings
+    serve_url: str
     concurrency: int
     priority: int
     nofailover: bool
@@ -123,6 +128,8 @@ class Node:
         rollouts: Rollouts,
         clock: Clock,
         peer_catalog: PeerCatalog,
+        placer: Placer,
+        reader: ReadThrough,
         alarms: Alarms,
     ) -> None:
         self.identity = identity
@@ -140,6 +147,8 @@ class Node:
         self.clock = clock
         self._redis_faults: dict[str, str] = {"read": "not read yet"}
         self.peer_catalog = peer_catalog
+        self.placer = placer
+        self.reader = reader
         self.alarms = alarms
         alarms.told = self._tell_alarm
         self._incarnation = secrets.token_hex(8)
@@ -158,6 +167,7 @@ class Node:
         """Read this node's disk, and bring up what it wants from what it holds, before Redis has said a word."""
         await self.book.load()
         await self.activator.load()
+        await self.activator.keeper.load()
         self.activator.pins = self.settings.pins
         self.activator.gates.settings = self.settings.gates
         self.activator.wake()
@@ -171,6 +181,7 @@ class Node:
             self._collect_loop,
             self.elector.run,
             self.rollouts.run,
+            self.placer.run,
         )
         watches = (self.crew.watch, self.activator.crew.watch, self.office.crew.watch, self.rollouts.crew.watch)
         tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in (*loops, *watches)]
@@ -188,6 +199,7 @@ class Node:
         await self.office.leave()
         with contextlib.suppress(ModelsyncError):
             await self.elector.release()
+        await self.reader.close()
         await self.activator.close()
         await self.crew.close()
         await asyncio.gather(*tasks, stopping, return_exceptions=True)
@@ -482,6 +494,11 @@ class Node:
             ("fencing", self.elector.fencing),
             ("labels", list(self.settings.labels)),
             ("alarms", self.alarms.sentences(5)),
+            ("placement_error", self.placer.trouble),
+            ("serve_url", self.settings.serve_url),
+            ("capacity_bytes", self.store.capacity_bytes()),
+            ("disk_full", self.activator.disk_full),
+            ("asked", sorted(self.activator.keeper.asked)),
         ):
             if value:
                 extra[key] = value
@@ -539,28 +556,33 @@ class Node:
 
     async def _collect_slice(self, at_most: int | None, *, dry_run: bool) -> dict[str, int]:
         async with self.publisher.gate.alone():  # what is kept is looked up anew: a wish may have moved meanwhile
-            keep = {name: self._retained(record) for name, record in self.book.records.items()}
+            keep = await asyncio.to_thread(self._retained)
             if not dry_run:
                 await self.activator.gates.withdraw(keep)
             return await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run, at_most=at_most)
 
-    def _retained(self, record: ModelRecord) -> frozenset[Digest]:
-        active = self.activator.records.get(record.name)
-        wish = self.activator.wish(record.name)
-        numbers = policy.retained(
-            record,
-            self.settings.keep(record.name),
-            self.settings.keep_days(record.name),
-            active.version if active else None,
-            active.previous_version if active else None,
-            wish,
-        )
-        digests = {record.versions[number].digest for number in numbers if number in record.versions}
-        orphans = self.book.orphans.get(record.name)
-        digests |= {entry.digest for entry in orphans.versions.values()} if orphans else set()
-        if active is not None:
-            digests |= {active.digest, active.previous_digest or active.digest}
-        return frozenset(digests)
+    def _retained(self) -> dict[ModelName, frozenset[Digest]]:
+        """Manifests that are kept, by model: all that this host must have, and what its cache has room for. Blocks."""
+        firm: dict[ModelName, set[Digest]] = {}
+        loose: dict[Digest, ModelName] = {}
+        for name, record in self.book.records.items():
+            active = self.activator.records.get(name)
+            kept, cached = self.activator.keeper.retained(record, active, self.activator.wish(name))
+            orphans = self.book.orphans.get(name)
+            kept |= {entry.digest for entry in orphans.versions.values()} if orphans else set()
+            if active is not None:
+                kept |= {active.digest, active.previous_digest or active.digest}
+            firm[name] = kept
+            loose |= dict.fromkeys(cached - kept, name)
+        for digest in self.activator.keeper.in_cache(loose):
+            firm[loose[digest]].add(digest)
+        return {name: frozenset(digests) for name, digests in firm.items()}
+
+    async def ask(self, name: ModelName, *, wanted: bool) -> None:
+        """Hold a model here, or no longer than this host must. Raises DiskFull, DiskFailed."""
+        await self.activator.keeper.ask(name, wanted=wanted)
+        self.activator.wake([name])
+        self._collect_wake.set()
 
     # --- peers and reload --------------------------------------------------------------------------------------------
 
@@ -572,7 +594,8 @@ class Node:
         peers.sort(key=lambda peer: (not peer.primary, not peer.holds, peer.id))
         if lease.url and lease.holder != self.identity.node and all(peer.id != lease.holder for peer in peers):
             peers.insert(0, Peer(lease.holder, lease.url, primary=True))
-        return peers
+        depot = self.activator.keeper.depot
+        return [*peers, depot.peer] if depot is not None else peers
 
     def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version) -> Peer:
         holds = primary or number in node.models.get(name, {}).get("held", ())
@@ -582,15 +605,17 @@ class Node:
         """Take on what an edit of the config file changed."""
         pins_changed = settings.pins != self.settings.pins
         gates_changed = any(settings.gates(name) != self.settings.gates(name) for name in self.book.records)
+        storage_changed = settings.storage != self.settings.storage
         self.settings = settings
         self.activator.pins = settings.pins
         self.activator.gates.settings = settings.gates
+        self.activator.keeper.settings = settings.storage
         self.stager.concurrency = settings.concurrency
         self.elector.settings = replace(
             self.elector.settings, priority=settings.priority, nofailover=settings.nofailover
         )
         self._report_wake.set()
-        if pins_changed or gates_changed:
+        if pins_changed or gates_changed or storage_changed:
             self.activator.wake()
 
 

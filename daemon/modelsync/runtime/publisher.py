@@ -33,8 +33,9 @@ from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.messages import announcement
+from modelsync.core.modes import Placement
 from modelsync.core.rollout_orders import Start
-from modelsync.ports import Authority, Catalog, Change, Clock, Published, SourceFile, VersionStore
+from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published, SourceFile, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
 
@@ -79,7 +80,11 @@ class Publisher:
         on_published: Callable[[ModelName], None],
         start_of: Callable[[ModelName, str], Start | None],
         alarm: Callable[[str, str], None] = lambda kind, what: None,
+        initial: Callable[[ModelName, int], Placement] = lambda name, size_bytes: Placement(),
+        depot: Depot | None = None,
     ) -> None:
+        self._initial = initial
+        self._depot = depot
         self._alarm = alarm
         self._fleet = fleet
         self._node = node
@@ -107,7 +112,17 @@ class Publisher:
         self._require_authority()
         async with self.gate.shared():
             files = await asyncio.to_thread(self._ingest, draft)
+            await self._keep_outside(draft.model, files)
             return await self._chained(lambda: self._publish(draft, files))
+
+    def _placement(self, name: ModelName, size_bytes: int) -> Placement:
+        record = self._book.record(name)
+        return self._initial(name, size_bytes) if record.head is None else record.placement
+
+    async def _keep_outside(self, name: ModelName, files: tuple[FileEntry, ...]) -> None:
+        """A `shared` model's bytes lie in the object store before anything names them."""
+        if self._depot is not None and self._placement(name, 0).mode == "shared":
+            await asyncio.to_thread(self._depot.keep_files, files)
 
     def _ingest(self, draft: Draft) -> tuple[FileEntry, ...]:
         record = self._book.record(draft.model)
@@ -141,6 +156,10 @@ class Publisher:
             after = catalog.published(record, manifest.version, entry)
         else:
             after = rollout_orders.published(record, manifest.version, entry, start)
+        placement = self._placement(draft.model, manifest.size_bytes)
+        if self._depot is not None and placement.mode == "shared":
+            await asyncio.to_thread(self._depot.keep_version, manifest, digest, data)
+        after = replace(after, placement=placement)
         await self._write(
             record,
             after,
@@ -238,6 +257,19 @@ class Publisher:
         await self._write(record, after, kind, version, digest, note=note, by=by, event=event)
         log.info(event, model=name, note=note, wanted=after.wanted, by=by)
         return after
+
+    async def place(self, name: ModelName, placement: Placement) -> None:
+        """Keep a model in another mode, or on other nodes. Raises LeaseLost, NoPrimary, RedisUnavailable."""
+        where = f" on {', '.join(placement.owners)}" if placement.owners else ""
+        await self.change_model(
+            name,
+            lambda record, at: catalog.placed(record, placement, at),
+            kind="placed",
+            event="model.placed",
+            note=f"{placement.mode}{where}",
+            by=self._node,
+            asked=False,
+        )
 
     # --- after a promotion, and after Redis lost data ----------------------------------------------------------------
 

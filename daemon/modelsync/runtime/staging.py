@@ -76,6 +76,13 @@ class Stager:
         """A version as gates and servers see it."""
         return Candidate(name, number, digest, self._store.tree_path(name, digest))
 
+    def document(self, digest: Digest) -> bytes:
+        """A manifest that is held here. Raises LayoutCorrupt, DiskFailed."""
+        data = self._store.read_document(digest)
+        if data is None:
+            raise LayoutCorrupt(path=str(digest), reason="a manifest that was held is gone; it is fetched again")
+        return data
+
     def build(self, manifest: Manifest, digest: Digest) -> None:
         """Steps 4 to 6; blocks. Raises LayoutCorrupt, DiskFull, DiskFailed."""
         self._store.build_tree(manifest, digest)  # (4) and (5)
@@ -152,7 +159,7 @@ class Stager:
                 if small:
                     group.create_task(one(self._pull_small, small))
                 for entry in others:
-                    group.create_task(one(self._pull_file, entry))
+                    group.create_task(one(self.pull_file, entry))
         except* ModelsyncError as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -162,15 +169,32 @@ class Stager:
     def _pull_small(self, manifest: Manifest, entries: Sequence[FileEntry], progress: Progress) -> None:
         self._puller.files(entries, self._peers(manifest.model, manifest.version), progress)
 
-    def _pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress) -> None:
+    def pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress) -> None:
+        """One file of a version into the store; blocks. Raises as ``ports.Puller.file``."""
+        chunks = self.chunks_of(manifest, entry)
         peers = self._peers(manifest.model, manifest.version)
+        self._puller.file(entry, chunks, peers, progress, lambda: self._peers(manifest.model, manifest.version))
+
+    def chunks_of(self, manifest: Manifest, entry: FileEntry) -> Sequence[Digest]:
+        """The digests of a file's chunks, fetched where they are not held; blocks. Raises as ``Puller.document``."""
         chunks = self._store.chunk_digests(entry)
         if chunks is None:
             assert entry.chunk_list is not None
-            self._puller.document(entry.chunk_list, peers, CHUNK_LIST_BYTES, progress)
+            peers = self._peers(manifest.model, manifest.version)
+            self._puller.document(entry.chunk_list, peers, CHUNK_LIST_BYTES, Progress())
             chunks = self._store.chunk_digests(entry)
         assert chunks is not None, "a document that was just pulled is held"
-        self._puller.file(entry, chunks, peers, progress, lambda: self._peers(manifest.model, manifest.version))
+        return chunks
+
+    async def document_of(self, record: ModelRecord, number: Version) -> tuple[Manifest, Digest]:
+        """A version's manifest, fetched and kept where it is not held; none of its files. Raises as ``held``."""
+        digest = record.require(number).digest
+        held = await asyncio.to_thread(self._store.manifest, digest)
+        if held is not None:
+            return held, digest
+        (manifest, _), data = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+        await asyncio.to_thread(self._store.put_document, data)
+        return manifest, digest
 
     def _log_transfer(self, manifest: Manifest, progress: Progress, took_s: float) -> None:
         blamed = sorted({_blamed(error) for error in progress.blamed})

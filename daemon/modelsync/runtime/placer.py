@@ -1,0 +1,158 @@
+"""What the primary does for placements: it sees who is there, asks core.modes what must change, and writes it.
+
+A node counts as gone only when this primary has itself seen it silent for ``replace_after_s`` over successful reads:
+a Redis that lost all reports, or a primary that was just promoted, replaces nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from modelsync.core import modes, policy
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import ModelsyncError
+from modelsync.core.ids import ModelName, NodeId
+from modelsync.core.modes import Kept, Placement
+from modelsync.core.placement import Item, Place, missing_copies
+from modelsync.core.status import NodeReport
+from modelsync.ports import Clock, Depot
+from modelsync.runtime.book import Book
+from modelsync.runtime.keeping import Keeper
+from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.staging import Stager, Work
+
+log = structlog.get_logger()
+
+LOOK_S = 1.0
+"""How often the primary looks; a new owner reports within 2 s of holding what it was given."""
+MAX_SHOWN = 100
+"""Moves in a status document; there may be thousands."""
+
+
+class Placer:
+    """Places models while this node is primary."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        book: Book,
+        publisher: Publisher,
+        stager: Stager,
+        clock: Clock,
+        depot: Depot | None,
+        keeper: Keeper,
+        is_primary: Callable[[], bool],
+    ) -> None:
+        self._node = node
+        self._book = book
+        self._publisher = publisher
+        self._stager = stager
+        self._clock = clock
+        self._depot = depot
+        self._keeper = keeper
+        self._is_primary = is_primary
+        self._seen_s: dict[str, float] = {}
+        self.trouble: str | None = None
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._is_primary():
+                self._seen_s = {}
+                continue
+            self._look()
+            try:
+                await self._place()
+                self.trouble = None
+            except ModelsyncError as error:
+                if self.trouble != str(error):
+                    log.warning("placement.failed", error=str(error), next="what is placed stays; tried again")
+                self.trouble = str(error)
+
+    def _look(self) -> None:
+        """Note who is alive. Owners that never reported under this primary count from its first look."""
+        now_s = self._clock.boottime_s()
+        owners = {owner for record in self._book.records.values() for owner in record.placement.owners}
+        for node in owners | {report.id for report in self._book.nodes}:
+            self._seen_s.setdefault(node, now_s)
+        for report in self._book.nodes:
+            if not report.lost:
+                self._seen_s[report.id] = now_s
+
+    def places(self) -> list[Place]:
+        """Nodes that may own models."""
+        now_s = self._clock.boottime_s()
+        patience_s = self._keeper.settings.replace_after_s
+        present = {node for node, seen_s in self._seen_s.items() if now_s - seen_s < patience_s}
+        reports = {report.id: report for report in self._book.nodes}
+        return [_place(node, reports.get(node)) for node in sorted(present) if node not in self._book.fleet.forgotten]
+
+    def kept(self) -> list[Kept]:
+        return [self._kept(record) for record in self._book.records.values() if record.head is not None]
+
+    def _kept(self, record: ModelRecord) -> Kept:
+        mode, copies = self._keeper.settings.mode(record.name)
+        numbers = self._keeper.versions(record, None, policy.wanted(record, None))
+        sizes = [record.versions[number].size_bytes for number in numbers if number in record.versions]
+        holders = self._keeper.holders(record.name, record.wanted) if record.wanted is not None else frozenset()
+        return Kept(record.name, sum(sizes), record.placement, mode, copies, holders)
+
+    def plan(self) -> list[dict[str, object]]:
+        """Copies that are still to be made, the least replicated first: where owners do not hold what they own."""
+        split = [model for model in self.kept() if model.now.mode == "partitioned"]
+        items = [Item(model.name, model.size_bytes, model.copies) for model in split]
+        owners: dict[str, tuple[str, ...]] = {model.name: model.now.owners for model in split}
+        moves = missing_copies(items, owners, {model.name: model.holders for model in split})
+        return [
+            {"model": move.key, "to": move.target, "size_bytes": move.size_bytes, "living": move.living}
+            for move in moves[:MAX_SHOWN]
+        ]
+
+    async def _place(self) -> None:
+        kept = self.kept()
+        if all(model.mode != "partitioned" and model.now.mode == model.mode for model in kept):
+            return
+        places = self.places()
+        changes = await asyncio.to_thread(modes.changes, kept, places, self._keeper.settings.moves)
+        for name, placement in changes.items():
+            if placement.mode == "shared":
+                await self._upload(self._book.record(ModelName(name)))
+            await self._publisher.place(ModelName(name), placement)
+
+    # --- a model's first placement, and its way into the object store ------------------------------------------------
+
+    def initial(self, name: ModelName, size_bytes: int) -> Placement:
+        """Where a model goes that was never published before."""
+        mode, copies = self._keeper.settings.mode(name)
+        if mode != "partitioned":
+            return Placement(mode)
+        self._look()
+        new = Kept(name, size_bytes, Placement(), mode, copies, frozenset())
+        chosen = modes.changes([*self.kept(), new], self.places(), self._keeper.settings.moves)
+        return chosen.get(name, Placement("partitioned", copies, (self._node,)))
+
+    async def _upload(self, record: ModelRecord) -> None:
+        """Put every version that this host has or can get into the object store, before hosts rely on it."""
+        if self._depot is None:
+            return
+        for number in sorted(record.versions):
+            if not self._keeper.holders(record.name, number):
+                continue  # what nobody has any more cannot be stored, and holds up nothing
+            async with self._stager.held(record, number, Work()) as (manifest, digest):
+                data = await asyncio.to_thread(self._stager.document, digest)
+                await asyncio.to_thread(self._depot.keep_files, manifest.files)
+                await asyncio.to_thread(self._depot.keep_version, manifest, digest, data)
+
+
+def _place(node: str, report: NodeReport | None) -> Place:
+    extra = report.extra if report is not None else {}
+    capacity, zone = extra.get("capacity_bytes"), extra.get("zone")
+    weight = float(capacity) if isinstance(capacity, int) and capacity > 0 else 1.0
+    alive = report is not None and not report.lost and not extra.get("disk_full")
+    return Place(node, weight, zone if isinstance(zone, str) else "", accepting=alive)
