@@ -1,4 +1,4 @@
-"""Fifty models at five times the budget, asked by Zipf's law: memory, hit rate beside exact LRU, nothing freed in use."""
+"""Fifty models at five times the budget, by Zipf's law: memory, hit rate beside exact LRU, nothing freed in use."""
 
 from __future__ import annotations
 

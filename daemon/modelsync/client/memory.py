@@ -7,6 +7,7 @@ is in use.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import weakref
@@ -18,6 +19,8 @@ from modelsync.core.errors import BudgetExceeded
 
 PATIENCE_S = 30.0
 """How long a load waits for room: calls end in milliseconds, swaps in seconds; longer leases are somebody's plan."""
+_TRIM_BYTES = 1 << 20
+"""What must have left for the heaps of all threads to be looked through for memory that the system can have back."""
 _LOOK_S = 0.02
 """Between two looks while waiting: the hit path tells nobody when it ends."""
 
@@ -85,8 +88,11 @@ class Memory:
         self._sweep += 1
         rated = [self._rated(handle, entry) for handle, entry in self._residents.items()]
         others = [each for each in rated if each.key is not newcomer]
+        before_bytes = self.occupied_bytes()
         for victim in admit(others, occupied_bytes, needed_bytes, budget_bytes).victims:
             self._evict(victim)
+        if before_bytes - self.occupied_bytes() >= _TRIM_BYTES:
+            _give_back()
 
     def _rated(self, handle: Handle, entry: Entry) -> Resident[Handle]:
         uses = entry.swept(self._sweep)
@@ -141,3 +147,14 @@ class Memory:
         for entry in self._residents.values():
             entry.ended = entry.started
         self._reserved_bytes = 0
+
+
+def _give_back() -> None:
+    """Have the C library return what was freed.
+
+    Once it has freed an array of some size, glibc keeps memory of up to that size in a heap for each thread, for reuse:
+    beside a budget, that is as much again as the budget for every thread that loads. Musl has no such heaps.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
