@@ -40,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--in-process", action="store_true", help="drive the client library instead of an inference server"
     )
+    parser.add_argument("--cold", action="store_true", help="let the first requests wait for the import of libraries")
     parser.add_argument("--target", metavar="URL", help="an inference server that runs already: load only")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="for the report")
@@ -86,7 +87,7 @@ def against_world(options: argparse.Namespace, stack: ExitStack) -> Outcome:
         return HttpSender(world.url, questions)
 
     if not options.in_process:
-        world.serve()
+        world.serve(cold=options.cold)
     where = "the client library" if options.in_process else "modelsync-serve"
     print(f"alpha, beta, gamma; {where} beside beta; {options.rate:g} requests/s for {options.seconds:g} s", flush=True)
     if options.swap_every:

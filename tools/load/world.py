@@ -78,14 +78,19 @@ class World:
             publish(each.question.name, each.paths[0], redis=self._fleet.redis_url, fleet=NAME, wait=0)
         until(lambda: all(self._fleet.replica.current(v.question.name) for v in self.variants), "every model", 60)
 
-    def serve(self) -> str:
-        """Start modelsync-serve beside the first replica; its URL."""
+    def serve(self, *, cold: bool) -> str:
+        """Start modelsync-serve beside the first replica; its URL.
+
+        Args:
+            cold: with nothing loaded: the first request then waits for the import of whole libraries, some seconds.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.url = f"http://{address}"
         command = [sys.executable, "-m", "modelsync.serve", "--live", str(self.live), "--listen", address]
         command += ["--trust-pickle", "all", "--budget-bytes", str(self.budget_bytes)]
+        command += [] if cold else ["--preload", self.variants[0].question.name]
         log = self._fleet.root / "serve.log"
         with log.open("wb") as out:
             self._server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)

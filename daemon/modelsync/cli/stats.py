@@ -23,6 +23,8 @@ DEFAULT_URL = "http://127.0.0.1:8462"
 @click.option("--json", "as_json", is_flag=True)
 def stats_command(url: str, step_s: int, plot: Path | None, as_json: bool) -> None:
     """Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."""
+    if step_s < 10 or step_s % 10:
+        raise click.BadParameter("a multiple of 10", param_hint="--step")
     if plot is not None:
         from modelsync.edges.plots import require_drawable  # noqa: PLC0415  the table needs no matplotlib
 

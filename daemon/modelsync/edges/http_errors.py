@@ -90,7 +90,8 @@ def error_from_document(document: object, *, status: int, peer: str) -> Modelsyn
         peer: whom to name.
     """
     answer = document if isinstance(document, dict) else {}
-    message = str(answer.get("message") or f"HTTP status {status}")[:_MAX_TEXT]
+    # An inference server's errors are {"error": text}, and nothing more.
+    message = str(answer.get("message") or answer.get("error") or f"HTTP status {status}")[:_MAX_TEXT]
     if status in _FORBIDDEN:
         return PolicyRefusal(reason=f"{peer}: {message}")
     kind = _REVIVED.get(str(answer.get("error")))
