@@ -98,7 +98,7 @@ def against_world(options: argparse.Namespace, stack: ExitStack) -> Outcome:
         killer = threading.Thread(target=_kill_later, args=(world, KILL_AT * options.seconds), daemon=True)
         killer.start()
     run, document = asyncio.run(drive(plan, questions, sender))
-    world.end_swaps()
+    world.end()
     if killer is not None:
         killer.join(60)
     return Outcome(

@@ -48,6 +48,7 @@ class World:
         """(unix seconds, what happened)."""
         self._seed = seed
         self._fleet = Fleet("alpha", "beta", "gamma", sections="settle_s = 0.3\n")
+        self._over = threading.Event()
         self._server: subprocess.Popen[bytes] | None = None
         self._swapper: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -129,7 +130,9 @@ class World:
         for line in process.stdout:
             self.swaps.append(Swap(**json.loads(line)))
 
-    def end_swaps(self) -> None:
+    def end(self) -> None:
+        """The load has ended: nothing more is swapped or started. Blocks until every swap is known."""
+        self._over.set()
         if self._swapper is not None and self._reader is not None:
             self._swapper.terminate()
             self._swapper.wait(30)
@@ -147,7 +150,8 @@ class World:
         others = [daemon for daemon in self._fleet.daemons if daemon is not killed]
         until(lambda: others[0].status().get("primary") in {daemon.name for daemon in others}, "a promotion", 60)
         self.events.append((time.time(), f"{others[0].status()['primary']} is primary"))
-        time.sleep(max(0.0, RESTART_S - (time.monotonic() - started_s)))
+        if self._over.wait(max(0.0, RESTART_S - (time.monotonic() - started_s))):
+            return  # the run has ended: nobody would see it come back
         with killed.log.open("ab") as log:
             command = [sys.executable, "-m", "modelsync.main", "--config", str(killed.root / "modelsync.toml")]
             killed.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
