@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,32 +146,41 @@ def cases(root: Path, size_bytes: int) -> dict[str, Callable[[], Iterator[Path]]
 
 def measure(size_bytes: int, runs: int, only: list[str], out: Path) -> Result:
     rows, figures, bars = [], {}, []
-    with Fleet("alpha", "beta", sections="keep = 3\n", root=out / "work") as fleet:
-        rsync = Rsync(fleet.root)
+    (out / "work").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="modelsync-delta-", dir=out / "work") as name:
+        root = Path(name)
+        rsync = Rsync(root)
         try:
-            for case, make in cases(fleet.root, size_bytes).items():
+            for case, make in cases(root, size_bytes).items():
                 if only and case not in only:
                     continue
                 versions = list(make())
-                found: dict[str, list[Figure]] = {"modelsync": [], "rsync": [], "casync": []}
-                for run in range(runs):
-                    others = {"rsync": rsync, "casync": Casync(_fresh(fleet.root / f"casync-of-{case}-{run}"))}
-                    runners = {"modelsync": Ours(fleet, f"{case}-{run}"), **others}
-                    for old, new in itertools.pairwise(versions):
-                        for name, runner in runners.items():
-                            if name != "casync" or shutil.which("casync"):
-                                found[name].append(runner(old, new))
+                found = _turns(root, case, versions, runs, rsync)
                 figures[case] = found
                 rows.append(_row(case, versions[-1].stat().st_size, found))
+                print("  ".join(("done:", *rows[-1])), flush=True)  # so that a run that is cut short says something
                 bars += _bars(case, versions[-1].stat().st_size, found)
                 for path in versions:
                     path.unlink()
         finally:
             rsync.stop()
-    columns = ("modelsync", "", "rsync delta", "", "casync", "")
     print(f"medians of {runs} runs over each step of a sequence: share of the file on the wire, and seconds\n")
-    table(("", "MiB", *columns), rows)
+    table(("", "MiB", "modelsync", "s", "rsync delta", "s", "casync", "s"), rows)
     return Result("delta", bars, {"size_bytes": size_bytes, "cases": figures})
+
+
+def _turns(root: Path, case: str, versions: list[Path], runs: int, rsync: Rsync) -> dict[str, list[Figure]]:
+    found: dict[str, list[Figure]] = {"modelsync": [], "rsync": [], "casync": []}
+    for run in range(runs):
+        # A fleet of its own for each run: one that has seen these bytes under any name would pull nothing.
+        with Fleet("alpha", "beta", sections="keep = 3\n", root=root) as fleet:
+            runners: dict[str, Callable[[Path, Path], Figure]] = {"modelsync": Ours(fleet, case), "rsync": rsync}
+            if shutil.which("casync"):
+                runners["casync"] = Casync(_fresh(root / f"casync-of-{case}-{run}"))
+            for old, new in itertools.pairwise(versions):
+                for name, runner in runners.items():
+                    found[name].append(runner(old, new))
+    return found
 
 
 def _fresh(path: Path) -> Path:

@@ -96,7 +96,7 @@ def grown_forest(root: Path) -> Iterator[Path]:
 
 def retrained_network(root: Path) -> Iterator[Path]:
     """A perceptron that goes on training: every weight differs."""
-    yield from _trained(root, "network", lambda n: MLPClassifier((512, 512), max_iter=5 + n, random_state=0))
+    yield from _trained(root, "network", lambda n: MLPClassifier((512, 512), max_iter=5 + n, tol=0, random_state=0))
 
 
 def _trained(root: Path, name: str, make: Callable[[int], object]) -> Iterator[Path]:
