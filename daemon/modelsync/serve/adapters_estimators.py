@@ -5,7 +5,7 @@ A request gives the table as one tensor of shape [rows, columns] or as one tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,7 @@ class EstimatorAdapter:
     def __init__(self, name: str, model: Any, metadata: Mapping[str, Any]) -> None:
         self._name = name
         self._features = _feature_names(model, metadata)
-        self._callables = {method: _caller(model, method) for method in METHODS if _has(model, method)}
-        described = _outputs(model, self._callables)
+        described = _outputs(model, [method for method in METHODS if _has(model, method)])
         published = {spec.name: spec for spec in from_metadata(metadata.get("outputs"))}
         usual = [spec for spec in described if spec.name in (published or _USUAL)] or described
         inputs = from_metadata(metadata.get("inputs")) or (_input(model),)
@@ -55,7 +54,7 @@ class EstimatorAdapter:
         """As ``adapters.Adapter``."""
         table = self._table(inputs)
         try:
-            return [made(method, self._callables[method](model, table)) for method in wanted]
+            return [made(method, getattr(model, method)(table)) for method in wanted]
         except (ValueError, TypeError) as error:
             # Estimators check what they are given with these two; a fault in the model itself looks no different.
             raise BadTensor(tensor=inputs[0].name, reason=f"the model refuses it: {_first_line(error)}") from error
@@ -97,10 +96,9 @@ def _has(model: Any, method: str) -> bool:
     return callable(getattr(model, method, None))
 
 
-def _caller(model: Any, method: str) -> Callable[[Any, Array], Any]:
-    if type(model).__module__.startswith("xgboost") and hasattr(model, "inplace_predict"):
-        return lambda booster, table: booster.inplace_predict(table)  # its predict takes a DMatrix only
-    return lambda each, table: getattr(each, method)(table)
+def _inner(model: Any) -> Any:
+    """XGBoost's booster, which the client's loader puts a ``predict`` of arrays around; any other model itself."""
+    return getattr(model, "booster", model)
 
 
 def _feature_names(model: Any, metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -125,14 +123,14 @@ def _input(model: Any) -> TensorSpec:
 def _feature_count(model: Any) -> int | None:
     for name in ("n_features_in_", "num_feature", "num_features"):  # scikit-learn, LightGBM, XGBoost
         try:
-            found = getattr(model, name)
+            found = getattr(_inner(model), name)
             return int(found() if callable(found) else found)
         except Exception:  # noqa: S112  whatever a library raises here means "not this one"
             continue
     return None
 
 
-def _outputs(model: Any, methods: Mapping[str, object]) -> list[TensorSpec]:
+def _outputs(model: Any, methods: Sequence[str]) -> list[TensorSpec]:
     classes = getattr(model, "classes_", None)
     labels = np.asarray(classes) if classes is not None and not isinstance(classes, list) else None
     kinds = {
@@ -146,7 +144,7 @@ def _outputs(model: Any, methods: Mapping[str, object]) -> list[TensorSpec]:
 
 
 def _platform(model: Any) -> str:
-    package = type(model).__module__.partition(".")[0]
+    package = type(_inner(model)).__module__.partition(".")[0]
     return {"sklearn": "scikit-learn"}.get(package, package)
 
 

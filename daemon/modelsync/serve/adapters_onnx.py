@@ -28,11 +28,12 @@ class OnnxAdapter:
 
     Args:
         name: the model's, for errors.
-        session: loaded; only asked for its inputs and outputs, not kept.
+        model: loaded; only asked for its inputs and outputs, not kept.
     """
 
-    def __init__(self, name: str, session: Any) -> None:
+    def __init__(self, name: str, model: Any) -> None:
         self._name = name
+        session = _session(model)
         inputs = tuple(_spec(each) for each in session.get_inputs())
         # Sequences and maps (a classifier exported with ZipMap) have no form in the protocol.
         outputs = tuple(_spec(each) for each in session.get_outputs() if each.type in _DATATYPES)
@@ -41,20 +42,25 @@ class OnnxAdapter:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        return type(model).__name__ == "InferenceSession" and hasattr(model, "get_inputs")
+        return hasattr(_session(model), "get_inputs")
 
     def run(self, model: Any, inputs: Sequence[Tensor], wanted: Sequence[str]) -> list[Tensor]:
         """As ``adapters.Adapter``."""
         specs = {spec.name: spec for spec in self.signature.inputs}
         feeds = {tensor.name: _fed(tensor, specs[tensor.name]) for tensor in inputs}
         try:
-            values = model.run(list(wanted), feeds)
+            values = _session(model).run(list(wanted), feeds)
         except Exception as error:
             # onnxruntime's own InvalidArgument: the shapes of several inputs do not fit each other.
             if type(error).__name__ == "InvalidArgument":
                 raise BadTensor(tensor=inputs[0].name, reason=f"the model refuses it: {str(error)[:300]}") from error
             raise InferenceFailed(model=self._name, reason=f"{type(error).__name__}: {str(error)[:300]}") from error
         return [made(name, value) for name, value in zip(wanted, values, strict=True)]
+
+
+def _session(model: Any) -> Any:
+    """onnxruntime's session: the client's loader puts a ``predict`` around it, an application's own may not."""
+    return getattr(model, "session", model)
 
 
 def _spec(argument: Any) -> TensorSpec:

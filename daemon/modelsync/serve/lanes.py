@@ -24,6 +24,12 @@ INLINE_S = 0.001
 """The longest that a call on the loop is expected to keep others waiting: what parsing a request may take, too."""
 _FORGET = 0.98
 """A slow call is half forgotten after 34 quick ones: one hiccup does not send a model to the threads for good."""
+_STRIKE_S = 5 * INLINE_S
+"""An inline call that took this long by the clock waited for threads of its own, or the host was busy."""
+_STRIKES = 5.0
+"""After as many the model stays in the threads."""
+_FORGIVEN = 0.01
+"""Of a strike, by each inline call in time: a busy host is late once in a while, a blocking model each time."""
 
 
 @dataclass
@@ -34,6 +40,7 @@ class _Lane:
     running: int = 0
     row_s: float = math.inf
     """What a row was seen to take at worst, decaying. Not yet seen: a model begins in the threads."""
+    strikes: float = 0.0
 
 
 class Lanes:
@@ -63,11 +70,11 @@ class Lanes:
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lanes.setdefault(model, _Lane())
-        if lane.row_s * rows < INLINE_S and not lane.running and not lane.waiting:
-            return _timed(lane, rows, call)
+        if lane.row_s * rows < INLINE_S and lane.strikes < _STRIKES:
+            return _inline(lane, rows, call)
         await self._turn(model, lane)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, _timed, lane, rows, call)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, _aside, lane, rows, call)
         finally:
             self._leave(lane)
 
@@ -107,10 +114,24 @@ class Lanes:
         lane.running -= 1
 
 
-def _timed(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
-    started_s = time.perf_counter()
+def _aside(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
+    """Timed by this thread's processor time: by the clock it waits for the interpreter as long as others are busy."""
+    started_s = time.thread_time()
     try:
         return call()
     finally:
-        took_s = (time.perf_counter() - started_s) / rows
-        lane.row_s = took_s if lane.row_s == math.inf else max(took_s, lane.row_s * _FORGET)
+        _note(lane, (time.thread_time() - started_s) / rows)
+
+
+def _inline(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
+    started_s, cpu_s = time.perf_counter(), time.thread_time()
+    try:
+        return call()
+    finally:
+        late = time.perf_counter() - started_s > _STRIKE_S
+        lane.strikes = lane.strikes + 1 if late else max(0.0, lane.strikes - _FORGIVEN)
+        _note(lane, (time.thread_time() - cpu_s) / rows)
+
+
+def _note(lane: _Lane, row_s: float) -> None:
+    lane.row_s = row_s if lane.row_s == math.inf else max(row_s, lane.row_s * _FORGET)

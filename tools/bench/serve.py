@@ -1,0 +1,277 @@
+"""modelsync-serve beside MLServer: the same scikit-learn model, the same client, turn by turn, on the same cores.
+
+Two figures: how many requests a second each answers and at which 99th percentile; and how many requests fail while the
+model is updated fifty times under load (a switched link for ours, new files and a load by the repository API for
+MLServer). MLServer lives in an environment of its own, .cache/mlserver, which is made the first time. It runs both with
+its worker process and without; the faster is what ours is measured against.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import joblib
+import numpy as np
+from report import DEFAULT_OUT, Bar, Result, arguments, finish, ratio, table
+from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+ROOT = Path(__file__).resolve().parents[2]
+MLSERVER = ROOT / ".cache" / "mlserver"
+PACKAGES = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22")  # newer uvloop has no loop where it looks
+NAME = "bench"
+FEATURES = 20
+READY_S = 90.0
+UPDATES = 50
+
+
+@dataclass
+class Server:
+    """One running contender."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+    directory: Path
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            return response.status
+
+    def wait(self) -> None:
+        deadline_s = time.monotonic() + READY_S
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(OSError):
+                if self.ask("GET", f"/v2/models/{NAME}/ready") == 200:
+                    return
+            if self.process.poll() is not None:
+                raise SystemExit(f"{self.name} ended: see {self.directory}/log")
+            time.sleep(0.2)
+        raise SystemExit(f"{self.name} was not ready within {READY_S:g} s: see {self.directory}/log")
+
+    @property
+    def rates(self) -> list[float]:
+        return [run["statuses"].get("200", 0) / run["seconds"] for run in self.runs]
+
+    @property
+    def p99s(self) -> list[float]:
+        return [run["p99_ms"] for run in self.runs]
+
+    @property
+    def failed(self) -> int:
+        return sum(count for run in self.runs for status, count in run["statuses"].items() if status != "200")
+
+
+def trained(seed: int) -> Any:
+    rows, labels = make_classification(2000, FEATURES, random_state=seed)
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, labels)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(name: str, directory: Path, port: int, command: list[str], environ: dict[str, str]) -> Iterator[Server]:
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=directory, stdout=log, stderr=log, env={**os.environ, **environ}, start_new_session=True
+        )
+    try:
+        server = Server(name, port, process, directory)
+        server.wait()
+        yield server
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)  # MLServer's workers outlive it now and then
+        process.wait()
+
+
+def ours(work: Path) -> contextlib.AbstractContextManager[Server]:
+    live = work / "ours" / "live"
+    live.mkdir(parents=True)
+    update_ours(live, 0)
+    port = free_port()
+    command = [sys.executable, "-m", "modelsync.serve", "--live", str(live), "--listen", f"127.0.0.1:{port}"]
+    return running("modelsync-serve", work / "ours", port, [*command, "--trust-pickle", "all", "--preload", "*"], {})
+
+
+def update_ours(live: Path, number: int) -> None:
+    directory = live / NAME / f"v{number}"
+    directory.mkdir(parents=True)
+    joblib.dump(trained(number), directory / "model.joblib")
+    link = live / NAME / "next"
+    link.symlink_to(directory.name)
+    link.rename(live / NAME / "current")
+
+
+def mlserver(work: Path, workers: int) -> contextlib.AbstractContextManager[Server]:
+    make_mlserver()
+    directory = work / f"mlserver-{workers}"
+    (directory / "model").mkdir(parents=True)
+    ports = [free_port() for _ in range(3)]
+    settings = {
+        "http_port": ports[0],
+        "grpc_port": ports[1],
+        "metrics_port": ports[2],
+        "host": "127.0.0.1",
+        "parallel_workers": workers,
+        "debug": False,
+    }
+    (directory / "settings.json").write_text(json.dumps(settings))
+    model = {"name": NAME, "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./model.joblib"}}
+    (directory / "model" / "model-settings.json").write_text(json.dumps(model))
+    update_mlserver(directory, 0)
+    name = "MLServer, one worker" if workers else "MLServer, in process"
+    command = [str(MLSERVER / "bin" / "mlserver"), "start", "."]
+    return running(name, directory, ports[0], command, {"PATH": f"{MLSERVER}/bin:{os.environ['PATH']}"})
+
+
+def update_mlserver(directory: Path, number: int) -> None:
+    fresh = directory / "fresh.joblib"
+    joblib.dump(trained(number), fresh)
+    fresh.rename(directory / "model" / "model.joblib")
+
+
+def make_mlserver() -> None:
+    if (MLSERVER / "ready").exists():
+        return
+    print("making MLServer's environment in .cache/mlserver (a minute or two, once)", flush=True)
+    shutil.rmtree(MLSERVER, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", MLSERVER], check=True)
+    pip = [MLSERVER / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *PACKAGES], check=True, stderr=subprocess.DEVNULL)
+    (MLSERVER / "ready").touch()
+
+
+def request(rows: int, *, binary: bool) -> tuple[dict[str, str], bytes]:
+    values = np.random.default_rng(1).normal(size=(rows, FEATURES))
+    tensor: dict[str, Any] = {"name": "input", "shape": [rows, FEATURES], "datatype": "FP64"}
+    document: dict[str, Any] = {"inputs": [tensor], "outputs": [{"name": "predict"}]}
+    if not binary:
+        tensor["data"] = values.ravel().tolist()
+        return {"Content-Type": "application/json"}, json.dumps(document).encode()
+    tail = values.tobytes()
+    tensor["parameters"] = {"binary_data_size": len(tail)}
+    head = json.dumps(document).encode()
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+    return headers, head + tail
+
+
+def load(
+    server: Server, seconds: float, connections: int, asked: tuple[dict[str, str], bytes]
+) -> subprocess.Popen[str]:
+    headers, body = asked
+    command = [sys.executable, str(Path(__file__).with_name("serve_load.py")), "127.0.0.1", str(server.port)]
+    command += [f"/v2/models/{NAME}/infer", str(connections), str(seconds), json.dumps(headers)]
+    return subprocess.Popen([*command, base64.b64encode(body).decode()], stdout=subprocess.PIPE, text=True)
+
+
+def loaded(process: subprocess.Popen[str]) -> dict[str, Any]:
+    text, _ = process.communicate(timeout=600)
+    if process.returncode:
+        raise SystemExit("the client failed")
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def throughput(servers: list[Server], options: Any) -> None:
+    asked = request(options.rows, binary=options.binary)
+    for server in servers:
+        loaded(load(server, 2, options.connections, asked))
+    for _ in range(options.rounds):
+        for server in servers:
+            server.runs.append(loaded(load(server, options.seconds, options.connections, asked)))
+
+
+def updated_under_load(server: Server, options: Any) -> dict[str, Any]:
+    """Fifty updates, one every 0.3 s."""
+    asked = request(options.rows, binary=options.binary)
+    process = load(server, UPDATES * 0.3 + 3, max(2, options.connections // 4), asked)
+    refused = 0
+    time.sleep(1)
+    for number in range(1, UPDATES + 1):
+        began_s = time.monotonic()
+        if server.name.startswith("MLServer"):
+            update_mlserver(server.directory, number)
+            refused += server.ask("POST", f"/v2/repository/models/{NAME}/load", b"{}") != 200
+        else:
+            update_ours(server.directory / "live", number)
+        time.sleep(max(0.0, 0.3 - (time.monotonic() - began_s)))
+    result = loaded(process)
+    failed = sum(count for status, count in result["statuses"].items() if status != "200")
+    return {"answered": result["statuses"].get("200", 0), "failed": failed, "loads_refused": refused, **result}
+
+
+def measure(options: Any) -> Result:
+    work = options.out / "work-serve"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with ours(work) as us, mlserver(work, 1) as pooled, mlserver(work, 0) as single:
+        servers = [us, pooled, single]
+        throughput(servers, options)
+        updates = {server.name: updated_under_load(server, options) for server in servers}
+    best = max((pooled, single), key=lambda server: median(server.rates))
+    form = "binary tensors" if options.binary else "JSON"
+    print(f"{options.rows} rows of {FEATURES} in {form}, {options.connections} connections, {os.cpu_count()} cores\n")
+    rows = [
+        (
+            server.name,
+            f"{median(server.rates):.0f}",
+            f"{median(run['p50_ms'] for run in server.runs):.2f}",
+            f"{median(server.p99s):.2f}",
+            str(server.failed),
+            f"{updates[server.name]['failed']} of {updates[server.name]['answered']}",
+        )
+        for server in servers
+    ]
+    table(("", "requests/s", "p50 ms", "p99 ms", "failed", f"failed in {UPDATES} updates"), rows)
+    bars = [
+        Bar(f"requests a second of {best.name} as a share of ours", ratio(best.rates, us.rates), 1 / 1.5, "x"),
+        Bar(f"our p99 beside {best.name}'s", ratio(us.p99s, best.p99s), 1.0, "x"),
+        Bar(f"our requests that failed during {UPDATES} updates", updates[us.name]["failed"], 0, ""),
+        Bar("our requests that failed at all", us.failed, 0, ""),
+    ]
+    figures = {server.name: {"runs": server.runs, "updates": updates[server.name]} for server in servers}
+    return Result("serve", bars, figures)
+
+
+def main() -> int:
+    parser = arguments("serve", __doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--binary", action="store_true", help="binary tensors instead of JSON")
+    options = parser.parse_args()
+    return 0 if finish(measure(options), options.out or DEFAULT_OUT) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
