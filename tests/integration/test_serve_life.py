@@ -255,7 +255,7 @@ def test_onnx_boosters_and_safetensors(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     put(live, "double", "v1", lambda path: onnx.save(model, path / "model.onnx"))
     booster = lightgbm.train({"verbose": -1, "num_threads": 1}, lightgbm.Dataset(ROWS, ROWS[:, 0] * 2), 5)
-    put(live, "boosted", "v1", lambda path: booster.save_model(path / "model.lgb.txt"))
+    put(live, "boosted", "v1", lambda path: booster.save_model(path / "model.lgb"))
     weights = {"w": np.arange(6, dtype=np.float32).reshape(3, 2)}
     put(live, "weights", "v1", lambda path: safetensors.save_file(weights, path / "model.safetensors"))
     with serving(live) as server:
