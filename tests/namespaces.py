@@ -120,6 +120,10 @@ class Network:
         with self.inside():
             subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
 
+    def space(self, name: str = "") -> str:
+        """The namespace of a host; without a name, that of the bridge."""
+        return self._namespace(name)
+
     def _namespace(self, name: str) -> str:
         return f"{self._lan}-{name}" if name else self._lan
 

@@ -47,3 +47,22 @@ def shares(path: Path, title: str, series_ms: Mapping[str, Sequence[float]]) -> 
 def _ticks(low: float, high: float) -> list[float]:
     decades = range(round(math.log10(low)), round(math.log10(high)) + 1)
     return [value for decade in decades for step in (1, 2, 5) if low <= (value := step * 10.0**decade) <= high]
+
+
+def bars(path: Path, title: str, values: Mapping[str, float]) -> None:
+    """Draw one bar for each value, from zero."""
+    top, wide = max(values.values()) or 1.0, (WIDTH - LEFT - RIGHT) / len(values)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'font-size="12" fill="#111"><rect width="100%" height="100%" fill="#fff"/>',
+        f'<text x="{LEFT}" y="24" font-size="15">{escape(title)}</text>',
+    ]
+    for number, (name, value) in enumerate(values.items()):
+        tall, x = (HEIGHT - TOP - BOTTOM) * value / top, LEFT + wide * number
+        y = HEIGHT - BOTTOM - tall
+        place = f'x="{x:.1f}" y="{y:.1f}" width="{0.7 * wide:.1f}" height="{tall:.1f}"'
+        parts.append(f'<rect {place} fill="{COLOURS[0]}"/>')
+        parts.append(f'<text x="{x + 0.35 * wide:.1f}" y="{y - 6:.1f}" text-anchor="middle">{value:.3g}</text>')
+        parts.append(f'<text x="{x + 0.35 * wide:.1f}" y="{HEIGHT - 28}" text-anchor="middle">{escape(name)}</text>')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*parts, "</svg>"]) + "\n")

@@ -88,17 +88,19 @@ class Swarm(SwarmState):
     def _runs(self, now_s: float) -> list[AskRun]:
         sharers = self._sharers(now_s)
         plenty = self._is_plenty(now_s)
-        found = offers(self._peers.values(), now_s, lambda peer: self._share(peer, sharers, plenty, now_s))
+        wanted = self._wanted()
+        found = offers(self._peers.values(), wanted, now_s, lambda peer: self._share(peer, sharers, plenty, now_s))
         alone = len(self._peers) == 1 or (len(found) == 1 and not sharers)
         classes = rarity(self._peers.values())
         asks: list[AskRun] = []
-        wanted = self._wanted()
         while wanted and len(self._open) < self._limits.in_all:
             ordered = in_order(found, 1 if alone else self._limits.per_peer, now_s)
+            if sharers and not plenty:  # what only a source has yet, everybody waits for
+                ordered.sort(key=lambda offer: not offer.peer.is_source)
             offer = next((offer for offer in ordered if offer.chunks & wanted), None)
             if offer is None:
                 break
-            draw = None if offer.peer.complete else self._draw
+            draw = None if offer.peer.is_source else self._draw
             longest = self._longest(offer.peer, alone=alone)
             asks.append(self._ask(offer.peer, run_of(offer.chunks & wanted, classes, longest, draw), now_s))
             wanted &= ~self._open[asks[-1].ask].pending
@@ -135,7 +137,7 @@ class Swarm(SwarmState):
         nodes that pull, there is enough for everybody. From one further away than others that pull, too: its part
         among those nearer, so that a chunk comes into a rack once.
         """
-        if not peer.complete:
+        if not peer.is_source:
             nearer = (e.id for e in self._peers.values() if e.distance < peer.distance and e.shares(now_s))
             return self._part(frozenset((self._me, *nearer)))
         if plenty:
@@ -143,8 +145,8 @@ class Swarm(SwarmState):
         return self._part(sharers | {self._me} if self._tier is None or self._me in self._tier else sharers)
 
     def _is_plenty(self, now_s: float) -> bool:
-        """Whether more of those that this node knows hold everything than pull it."""
-        holding = sum(1 for peer in self._peers.values() if peer.complete and not peer.primary)
+        """Whether more of those that this node knows held everything from the beginning than pull it."""
+        holding = sum(1 for peer in self._peers.values() if peer.is_source and not peer.primary)
         return holding > sum(1 for peer in self._peers.values() if peer.shares(now_s))
 
     def _part(self, takers: frozenset[str]) -> int:
@@ -201,11 +203,11 @@ class Swarm(SwarmState):
             self._idle_since_s = now_s
         if now_s - self._idle_since_s < self._patience_s(now_s):
             return []
-        for offer in in_order(offers(self._peers.values(), now_s, lambda _: -1), self._limits.per_peer, now_s):
-            if chunks := offer.chunks & wanted:
-                self._helped += 1
-                block = shares.block_chunks(len(self._sizes))
-                return [self._ask(offer.peer, run_of(chunks, (-1,), block, self._draw), now_s)]
+        found = offers(self._peers.values(), wanted, now_s, lambda _: -1)
+        for offer in in_order(found, self._limits.per_peer, now_s)[:1]:
+            self._helped += 1
+            block = shares.block_chunks(len(self._sizes))
+            return [self._ask(offer.peer, run_of(offer.chunks, (-1,), block, self._draw), now_s)]
         return []
 
     def _patience_s(self, now_s: float) -> float:

@@ -25,12 +25,13 @@ class Offer:
     chunks: int
 
 
-def offers(peers: Iterable[KnownPeer], now_s: float, share_of: Callable[[KnownPeer], int]) -> list[Offer]:
+def offers(peers: Iterable[KnownPeer], wanted: int, now_s: float, share_of: Callable[[KnownPeer], int]) -> list[Offer]:
     """What each usable peer may be asked for: not what a nearer one has, and only what is ours to take from it."""
-    usable = sorted((peer for peer in peers if peer.usable(now_s)), key=lambda peer: peer.cost)
+    usable = [peer for peer in peers if peer.has & wanted and peer.usable(now_s)]
+    usable.sort(key=lambda peer: peer.cost)
     result = []
     for peer in usable:
-        chunks = peer.has
+        chunks = peer.has & wanted
         for nearer in usable:
             if nearer.cost >= peer.cost:
                 break

@@ -36,6 +36,8 @@ class KnownPeer:
     """Bit n: chunk n."""
     complete: bool = False
     pulling: bool = False
+    pulled: bool = False
+    """It has been seen pulling: what it holds by now came out of the fleet, and goes back to it without measure."""
     answered: bool = False
     """It has told its map, or that it has none."""
     lied: bool = False
@@ -60,6 +62,11 @@ class KnownPeer:
     def useless(self) -> bool:
         return self.lied or self.failures > 0 or (self.answered and not self.pulling and not self.has)
 
+    @property
+    def is_source(self) -> bool:
+        """Whether it held everything from the beginning: of such there are few, and each byte is to leave them once."""
+        return self.complete and not self.pulled
+
     def usable(self, now_s: float) -> bool:
         return not self.lied and self.retry_at_s <= now_s and self.has != 0
 
@@ -82,6 +89,7 @@ class KnownPeer:
         if fresh or not self.answered:
             self.grew_s = now_s
         self.has, self.complete, self.pulling, self.answered = chunks, chunks == everything, pulling, True
+        self.pulled = self.pulled or pulling
         self.looking, self.failures = False, 0
         self._look_again(wanted, fresh, now_s)
 
