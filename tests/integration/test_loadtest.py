@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_short_run_fails_no_request_and_leaves_its_report(tmp_path: Path) -> None:
     # Past the script that makes an environment: the one that runs this test is it.
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}/tools/bench:{ROOT}/tools/load"}
-    command = [sys.executable, str(ROOT / "tools/load/main.py"), "--seconds", "5", "--rate", "40", "--models", "5"]
+    command = [sys.executable, str(ROOT / "tools/load/main.py"), "--seconds", "4", "--rate", "40", "--models", "5"]
     done = subprocess.run(
         [*command, "--swap-every", "0.7", "--out", str(tmp_path)],
         capture_output=True, text=True, timeout=150, check=False, env=environment,
@@ -25,7 +25,7 @@ def test_a_short_run_fails_no_request_and_leaves_its_report(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     document = json.loads((tmp_path / "loadtest.json").read_text())
     told = document["figures"]
-    assert told["failed requests"] == told["wrong answers"] == 0 and told["requests"] > 130
+    assert told["failed requests"] == told["wrong answers"] == 0 and told["requests"] > 100
     assert told["swaps (publishes)"] >= 1 and told["loads"] >= 5
     assert told["primary killed: promoted after, s"] > 1
     assert (tmp_path / "loadtest.png").read_bytes().startswith(b"\x89PNG")

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import report
+import reporting
 from drive import ClientSender, HttpSender, Question, Run, Sender
 from models import train
 from outcome import Outcome
@@ -51,8 +51,8 @@ def main() -> int:
     options = arguments()
     with ExitStack() as stack:
         outcome = against_target(options) if options.target else against_world(options, stack)
-    report.say(outcome)
-    for path in report.write(outcome, options.out):
+    reporting.say(outcome)
+    for path in reporting.write(outcome, options.out):
         print(f"kept in {path}")
     return 0 if outcome.good else 1
 

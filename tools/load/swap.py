@@ -27,6 +27,8 @@ def main() -> None:
     models = json.load(sys.stdin)  # [[name, path of variant a, path of variant b], …]; both begin with a as version 1
     dice, weights = random.Random(arguments.seed), zipf(len(models), 0.7)
     variants = [0] * len(models)
+    sys.stdout.write("ready\n")  # what was imported until here would otherwise compete with the first requests
+    sys.stdout.flush()
     due_s = time.monotonic()
     while True:
         due_s += arguments.every

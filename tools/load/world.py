@@ -121,6 +121,9 @@ class World:
         assert process.stdin is not None
         json.dump([[each.question.name, *map(str, each.paths)] for each in self.variants], process.stdin)
         process.stdin.close()
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit("the process that publishes did not start")
         self._swapper = process
         self._reader = threading.Thread(target=self._read_swaps, args=(process,), daemon=True)
         self._reader.start()
