@@ -46,6 +46,7 @@ from modelsync.edges.redis_catalog import RedisCatalog
 from modelsync.edges.redis_lease import RedisLease
 from modelsync.edges.rejections import RejectionFiles
 from modelsync.edges.scan import DirectoryScanner
+from modelsync.edges.scrub import StoreCheck
 from modelsync.edges.servers import LocalServers
 from modelsync.edges.state_file import StateFile
 from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
@@ -58,6 +59,7 @@ from modelsync.runtime.activator import Activator
 from modelsync.runtime.alarms import KINDS, Alarms
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
+from modelsync.runtime.care import Care
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
 from modelsync.runtime.gates import Gates
 from modelsync.runtime.keeping import Keeper, StorageSettings
@@ -120,11 +122,20 @@ class App:
             token=self._token(),
             node=config.node.id,
             fleet=config.fleet.name,
+            care=self._care(stack, node, store),
         )
         await server.start()
         stack.push_async_callback(server.stop)
         await node.load()
         return node
+
+    def _care(self, stack: AsyncExitStack, node: Node, store: IngestingStore) -> Care:
+        self.scrub_limiter = RateLimiter(self.config.models.scrub_bytes_per_s)
+        check = StoreCheck(store, self.scrub_limiter)
+        care = Care(node, check, lambda: self.config.models.scrub_days)
+        node.crew.start(care.run(), "care")
+        stack.callback(check.stop)
+        return care
 
     def _redis(self, stack: AsyncExitStack) -> str:
         if self.config.fleet.redis != "embedded":
@@ -354,6 +365,7 @@ class App:
             before = self.config.models
             fault = self._read_again(watch.path)
             self.limiter.rate_bytes_per_s = self.config.transfer.rate_limit_bytes_per_s
+            self.scrub_limiter.rate_bytes_per_s = self.config.models.scrub_bytes_per_s
             node.reload(self._settings(fault))
             if self.config.models != before:
                 await node.office.restart()

@@ -87,7 +87,8 @@ def test_the_marks_of_a_restart_are_true(tmp_path: Path) -> None:
         '[fleet]\nname = "o"\nredis = "rediss://o"\npoll_s = 1\n[node]\nid = "o"\nlisten = "1.1.1.1:1"\n'
         'advertise = "o:1"\nstate_dir = "/o/s"\nlive_dir = "/o/l"\nview_dir = "/o/v"\n'
         'role = "replica"\nserve_url = "http://o:2"\npriority = 1\nnofailover = true\nrack = "o"\nzone = "o"\n'
-        '[models]\nwatch = "/o/m"\nsettle_s = 1\nkeep = 1\nkeep_days = 1\ninclude = ["o"]\nexclude = ["o"]\n'
+        '[models]\nwatch = "/o/m"\nsettle_s = 1\nkeep = 1\nkeep_days = 1\nscrub_days = 1\nscrub_bytes_per_s = 99999\n'
+        'include = ["o"]\nexclude = ["o"]\n'
         "[lease]\nttl_s = 9\nheartbeat_s = 1\n[transfer]\nrate_limit_bytes_per_s = 1\nconcurrency = 1\n"
         '[security]\ntoken_file = "/etc/modelsync/token"\nredis_password_file = "/etc/modelsync/redis-password"\n'
         'redis_tls_ca_file = "/etc/modelsync/redis-ca.pem"\n'

@@ -50,7 +50,7 @@ def test_two_keys_are_enough_and_the_rest_has_defaults() -> None:
         Path("/var/lib/modelsync/live"),
     )
     assert (made.node.role, made.node.priority, made.node.nofailover) == ("auto", 100, False)
-    assert made.models == config.ModelsSection(None, 2.0, 5, 0.0, ("*",), ())
+    assert made.models == config.ModelsSection(None, 2.0, 5, 0.0, 7.0, 16 << 20, ("*",), ())
     assert made.lease == config.LeaseSection(3.0, 0.25)
     assert made.transfer == config.TransferSection(0, 4)
     assert made.security == config.SecuritySection(None, None, None)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from tests.unit.test_catalog import record
 
-from modelsync.core import catalog, gates, hooks, views
+from modelsync.core import catalog, find, gates, hooks, views
 from modelsync.core.catalog import WishChange
-from modelsync.core.errors import HookFailed, MalformedMessage
+from modelsync.core.errors import BadName, HookFailed, MalformedMessage
 from modelsync.core.gates import Health, Rejection, Window
 from modelsync.core.hooks import Hook, Request, Told
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
@@ -238,3 +238,28 @@ def test_mlserver_is_shown_nothing_that_it_cannot_load() -> None:
     for files in (["a.bin"], ["a.joblib", "b.joblib"], []):
         with pytest.raises(HookFailed):
             views.mlserver_settings(None, "fraud", "/t", files)
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+FIELDS = {"auc": 0.91, "params": {"depth": 8, "kernel": None}, "tags": ["prod", 3], "a.b": 1, "ok": True, "note": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("auc>=0.9", True), ("auc>0.91", False), ("auc<1", True), ("auc<=0.91", True), ("auc=0.910", True),
+        ("auc!=0.5", True), ("params.depth=8", True), ("params.depth = 8.0", True), ("params.kernel=null", True),
+        ("params.none=1", False), ("params.none!=1", False), ("tags=prod", True), ("tags=3", True), ("tags=x", False),
+        ("a.b=1", True), ("ok=true", True), ("ok>0", False), ("note>ha", True), ("note=h=i", False), ("auc=x", False),
+        ("tags>1", False),
+    ],
+)  # fmt: skip
+def test_conditions_on_metadata(text: str, found: bool) -> None:
+    assert find.satisfies(FIELDS, find.parse(text)) is found
+
+
+@pytest.mark.parametrize("text", ["", "auc", "=3", "x" * 2000 + "=1"])
+def test_what_is_no_condition(text: str) -> None:
+    with pytest.raises(BadName):
+        find.parse(text)

@@ -59,7 +59,7 @@ def test_history() -> None:
     assert [(each["version"], each["state"]) for each in lines] == [(3, "active"), (2, "retained"), (1, "evicted")]
     assert lines[2] == {
         "version": 1, "digest": str(of(1).digest), "id": "1-1", "created": "1970-01-01T00:00:01.001Z", "author": "",
-        "note": "", "size_bytes": 10, "state": "evicted",
+        "note": "", "size_bytes": 10, "state": "evicted", "hosts": {},
     }  # fmt: skip
 
 

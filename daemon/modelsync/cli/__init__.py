@@ -44,7 +44,11 @@ COMMANDS = {
     "config": ("check", "Work with configuration files."),
     "simulate": ("simulate", "Try out a fleet on paper: nothing is asked or touched."),
     "stats": ("stats", "Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."),
+    "find": ("find", "Find versions by their metadata: KEY=VALUE, also != < <= > >=."),
     "verify": ("verify", "Check every byte of every version that this host holds."),
+    "scrub": ("care", "Let this host's daemon read everything again and pull anew what is damaged."),
+    "gc": ("care", "Let this host's daemon remove the versions that it need not keep; --dry-run only says which."),
+    "doctor": ("doctor", "Check this host: configuration, disk, Redis, peers, kernel; and what to do about it."),
 }
 """Name to the file in this package that has it, and its line in ``--help``; in the order in which they are shown."""
 
@@ -94,7 +98,9 @@ def cli(context: click.Context, config_file: str, redis: str | None, fleet: str)
 def main() -> None:
     """Run a command; every error of ours is one line on stderr and its own exit code."""
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False)
+        if isinstance(code, int):  # a command's own exit code: without standalone_mode click returns it
+            sys.exit(code)
     except click.UsageError as error:
         error.show()
         sys.exit(2)

@@ -18,24 +18,39 @@ from modelsync.core.status import iso_time
 
 @click.command("history")
 @click.argument("name")
+@click.option("--asked", is_flag=True, help="List who asked for what instead: pins, rollbacks, updates.")
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
-def history_command(target: Target, name: str, as_json: bool) -> None:
-    """List the versions of NAME, newest first."""
+def history_command(target: Target, name: str, asked: bool, as_json: bool) -> None:
+    """List the versions of NAME, newest first, and what became of each on every host."""
 
     async def read() -> dict[str, Any]:
         async with access(target) as fleet:
             return await fleet.model(model_name(name))
 
-    versions = run(read())["history"]
+    model = run(read())
+    versions = model["changes" if asked else "history"]
     if as_json:
         print_json(versions)
         return
+    if asked:
+        lines = [(c["at"], c["by"], c["command"], c["wanted"], c["note"]) for c in versions]
+        print_table(("AT", "BY", "ASKED", "WANTED THEN", "NOTE"), lines)
+        return
     rows = [
-        (v["version"], v["state"], v["created"], v["author"], size(v["size_bytes"]), v["digest"][:15], v["note"])
+        (v["version"], v["state"], v["created"], v["author"], size(v["size_bytes"]), v["digest"][:15], v["note"],
+         _hosts(v.get("hosts", {})))
         for v in versions
-    ]
-    print_table(("VERSION", "STATE", "CREATED", "AUTHOR", "SIZE", "DIGEST", "NOTE"), rows)
+    ]  # fmt: skip
+    print_table(("VERSION", "STATE", "CREATED", "AUTHOR", "SIZE", "DIGEST", "NOTE", "HOSTS"), rows)
+
+
+def _hosts(outcomes: dict[str, str]) -> str:
+    """Hosts by what became of the version there; a rejection with its reason."""
+    by_outcome: dict[str, list[str]] = {}
+    for node, outcome in sorted(outcomes.items()):
+        by_outcome.setdefault(outcome[:100], []).append(node)
+    return "; ".join(f"{outcome} on {', '.join(nodes)}" for outcome, nodes in sorted(by_outcome.items()))
 
 
 @click.command("show")

@@ -182,6 +182,8 @@ def _models(table: Section) -> ModelsSection:
         settle_s=table.number("settle_s", default.settle_s, 0.05, 3600),
         keep=table.whole("keep", default.keep, 1, 10_000),
         keep_days=table.number("keep_days", default.keep_days, 0, 100_000),
+        scrub_days=table.number("scrub_days", default.scrub_days, 0, 3650),
+        scrub_bytes_per_s=table.whole("scrub_bytes_per_s", default.scrub_bytes_per_s, 1 << 16, MAX_INTEGER),
         include=table.patterns("include", default.include),
         exclude=table.patterns("exclude", default.exclude),
     )

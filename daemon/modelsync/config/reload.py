@@ -18,6 +18,8 @@ _LIVE_KEYS = frozenset(
         "models.settle_s",
         "models.keep",
         "models.keep_days",
+        "models.scrub_days",
+        "models.scrub_bytes_per_s",
         "models.include",
         "models.exclude",
         "transfer.rate_limit_bytes_per_s",

@@ -79,6 +79,10 @@ class ModelsSection:
     """Versions retained per model, beside the active, the previous and pinned ones."""
     keep_days: float = 0.0
     """Of these, none that was published so many days before the newest; 0: whatever their age."""
+    scrub_days: float = 7.0
+    """Days between two readings of everything that is held; 0: never."""
+    scrub_bytes_per_s: int = 16 << 20
+    """How fast it is read then."""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     """Shell patterns over names of models; ``exclude`` wins."""

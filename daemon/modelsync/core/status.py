@@ -133,9 +133,9 @@ def node_model(
 
 def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, Any]]:
     """``history --json``: newest first, with what has become of each version."""
-    reports = [report.models.get(record.name, {}) for report in nodes if not report.lost]
-    active = {line.get("active") for line in reports}
-    held = {number for line in reports for number in line.get("held", ())}
+    reports = [(report.id, report.models.get(record.name, {})) for report in nodes if not report.lost]
+    active = {line.get("active") for _, line in reports}
+    held = {number for _, line in reports for number in line.get("held", ())}
     lines = []
     for number in catalog.newest_first(record.versions):
         entry = record.versions[number]
@@ -149,9 +149,28 @@ def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, 
                 "note": entry.note,
                 "size_bytes": entry.size_bytes,
                 "state": "active" if number in active else "retained" if number in held else "evicted",
+                "hosts": {node: outcome for node, line in reports if (outcome := _outcome(line, number))},
             }
         )
     return lines
+
+
+def _outcome(line: Mapping[str, Any], number: Version) -> str:
+    """What became of a version on one host; empty where that is nothing."""
+    refused = line.get("rejected", {})
+    why = refused.get(str(number)) if isinstance(refused, Mapping) else None
+    if why:
+        return f"rejected: {why}"
+    return "active" if line.get("active") == number else "held" if number in line.get("held", ()) else ""
+
+
+def changes(record: ModelRecord) -> list[dict[str, Any]]:
+    """What people asked for of a model, newest first."""
+    return [
+        {"id": str(change.id), "at": iso_time(change.at_ms), "by": change.by, "command": change.command,
+         "wanted": change.wanted, "note": change.note}
+        for change in reversed(record.changes)
+    ]  # fmt: skip
 
 
 def iso_time(unix_ms: int) -> str:

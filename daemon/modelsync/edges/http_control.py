@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -89,6 +89,22 @@ class ControlClient:
     async def server_stats(self, url: str, step_s: int) -> dict[str, Any]:
         """The statistics of an inference server, in steps of so many seconds."""
         return json_object(await self._small("GET", url, "/stats", query={"step_s": str(step_s)}), "/stats")
+
+    async def collect(self, url: str, *, dry_run: bool) -> dict[str, Any]:
+        """Let one host remove what it need not keep, or only say what that is."""
+        body = json.dumps({"dry_run": dry_run}).encode()
+        return json_object(await self._small("POST", url, "/v1/gc", body=body), "answer to gc")
+
+    async def scrub(self, url: str) -> dict[str, Any]:
+        """Let one host read everything again and repair what is damaged."""
+        return json_object(await self._small("POST", url, "/v1/scrub", body=b"{}"), "answer to scrub")
+
+    async def find(self, url: str, conditions: Sequence[str]) -> list[dict[str, Any]]:
+        """The versions whose metadata satisfy all conditions."""
+        value = json_value(await self._small("GET", url, "/v1/find", query={"where": list(conditions)}), "find")
+        if not isinstance(value, list):
+            raise MalformedMessage(what="find", reason="it is not a list")
+        return value
 
     async def models(self, url: str) -> list[dict[str, Any]]:
         """All models as that node knows them."""
@@ -185,7 +201,7 @@ class ControlClient:
         path: str,
         *,
         body: bytes | None = None,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | list[str]] | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> bytes:
         async def ask(target: URL) -> bytes | URL:

@@ -18,6 +18,7 @@ from modelsync.core.errors import CannotListen
 from modelsync.edges.body_gate import BodyGate
 from modelsync.edges.http_batch import BatchRoutes
 from modelsync.edges.http_bodies import BodyPace
+from modelsync.edges.http_care import CareRoutes
 from modelsync.edges.http_commands import CommandRoutes
 from modelsync.edges.http_connections import ConnectionGuard
 from modelsync.edges.http_guard import EPOCH_HEADER, Guard, Handler, answered
@@ -25,7 +26,7 @@ from modelsync.edges.http_limits import HttpLimits
 from modelsync.edges.http_objects import ObjectRoutes
 from modelsync.edges.http_upload import UploadRoutes
 from modelsync.edges.http_views import ViewRoutes
-from modelsync.ports import NodeApi
+from modelsync.ports import CareApi, NodeApi
 
 NODE_HEADER = "X-Modelsync-Node"
 BACKLOG = 1024
@@ -60,6 +61,7 @@ class HttpServer:
         token: what a write must carry; None lets everyone write who reaches the port.
         node, fleet: named in answers.
         limits: what strangers may use.
+        care: what a person may ask this host to do with what it keeps.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class HttpServer:
         node: str,
         fleet: str,
         limits: HttpLimits = DEFAULT_LIMITS,
+        care: CareApi | None = None,
     ) -> None:
         self._api = api
+        self._care = care
         self._host = host
         self._port = port
         self._node = node
@@ -160,6 +164,8 @@ class HttpServer:
         BatchRoutes(self._api, pace).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         UploadRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
+        if self._care is not None:
+            CareRoutes(self._care, limits=self._limits).add_to(app)
         app.on_response_prepare.append(self._sign)
         return app
 

@@ -15,6 +15,8 @@ from modelsync.ports.authority import PromisePeers as PromisePeers
 from modelsync.ports.bus import Bus as Bus
 from modelsync.ports.bus import CommandHeard as CommandHeard
 from modelsync.ports.bus import Woken as Woken
+from modelsync.ports.care import BytesCheck as BytesCheck
+from modelsync.ports.care import CareApi as CareApi
 from modelsync.ports.catalog import Catalog as Catalog
 from modelsync.ports.catalog import CatalogRead as CatalogRead
 from modelsync.ports.catalog import Change as Change

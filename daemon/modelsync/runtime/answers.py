@@ -93,7 +93,8 @@ class NodeAnswers:
     async def model(self, name: ModelName) -> dict[str, Any]:
         record = self._record(name)
         await self._fresh_reports()
-        return {**status.model_line(record), "history": status.history(record, self._node.book.nodes)}
+        line = {**status.model_line(record), "changes": status.changes(record)}
+        return {**line, "history": status.history(record, self._node.book.nodes)}
 
     def _record(self, name: ModelName) -> ModelRecord:
         record = self._node.book.records.get(name)

@@ -556,12 +556,12 @@ class Node:
 
     async def _collect_slice(self, at_most: int | None, *, dry_run: bool) -> dict[str, int]:
         async with self.publisher.gate.alone():  # what is kept is looked up anew: a wish may have moved meanwhile
-            keep = await asyncio.to_thread(self._retained)
+            keep = await asyncio.to_thread(self.retained)
             if not dry_run:
                 await self.activator.gates.withdraw(keep)
             return await asyncio.to_thread(self.store.collect, keep, dry_run=dry_run, at_most=at_most)
 
-    def _retained(self) -> dict[ModelName, frozenset[Digest]]:
+    def retained(self) -> dict[ModelName, frozenset[Digest]]:
         """Manifests that are kept, by model: all that this host must have, and what its cache has room for. Blocks."""
         firm: dict[ModelName, set[Digest]] = {}
         loose: dict[Digest, ModelName] = {}

@@ -1,0 +1,67 @@
+"""``modelsync gc`` and ``scrub``: what this host's daemon does with what it keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from modelsync.access import Target, access, run
+from modelsync.cli.output import print_json, printable, size
+from modelsync.core.errors import IntegrityFault
+
+LONG_S = 86_400.0
+"""Everything that a host holds is read at a bounded rate."""
+
+
+@click.command("gc")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
+    """Remove the versions that this host need not keep, now rather than a little later.
+
+    Kept are what is active, was active before, is wanted, pinned, aliased or in a rollout, and the newest `keep`.
+    """
+
+    async def ask() -> dict[str, Any]:
+        async with access(target, LONG_S) as fleet:
+            return await fleet.ask(lambda control, url: control.collect(url, dry_run=dry_run))
+
+    found = run(ask())
+    if as_json:
+        print_json(found)
+        return
+    verb = "would remove" if dry_run else "removed"
+    for name, numbers in found["versions"].items():
+        click.echo(printable(f"{name}: {verb} {', '.join(map(str, numbers))}"))
+    counts = f"{found['trees']} trees, {found['objects']} objects, {found['documents']} documents"
+    click.echo(f"{verb} {counts}, {size(found['size_bytes'])}")
+
+
+@click.command("scrub")
+@click.option("--json", "as_json", is_flag=True)
+@click.pass_obj
+def scrub_command(target: Target, as_json: bool) -> None:
+    """Read everything that this host holds again; what is damaged is set aside and pulled anew from the others.
+
+    Exit code 4 if something could not be repaired.
+    """
+
+    async def ask() -> dict[str, Any]:
+        async with access(target, LONG_S) as fleet:
+            return await fleet.ask(lambda control, url: control.scrub(url))
+
+    found = run(ask())
+    if as_json:
+        print_json(found)
+    else:
+        for item in found["damaged"]:
+            outcome = "repaired" if item["repaired"] else "NOT repaired: no peer has it, the next scrub tries again"
+            click.echo(printable(f"{item['model']} {item['version']}: damaged {', '.join(item['paths'])}: {outcome}"))
+        click.echo(f"{found['versions']} versions read, {len(found['damaged'])} damaged")
+    if not all(item["repaired"] for item in found["damaged"]):
+        raise click.exceptions.Exit(IntegrityFault.exit_code)
+
+
+COMMANDS = (gc_command, scrub_command)

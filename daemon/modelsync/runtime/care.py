@@ -1,0 +1,137 @@
+"""What one host does with what it keeps: previews and runs of garbage collection, scrubs with repair, searches.
+
+This file orders reading, setting aside, pulling anew and rebuilding; the bytes are the edges'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from modelsync.core import find
+from modelsync.core.catalog import ModelRecord, VersionRecord
+from modelsync.core.errors import ModelsyncError
+from modelsync.core.find import Condition
+from modelsync.core.ids import Digest, ModelName, Version
+from modelsync.core.manifest import Manifest
+from modelsync.core.status import iso_time
+from modelsync.ports import BytesCheck
+from modelsync.runtime.node import Node
+from modelsync.runtime.staging import Work
+
+log = structlog.get_logger()
+
+FIRST_SCRUB_S = 3600.0
+"""After a start: what comes up has other things to read."""
+DAY_S = 86_400.0
+LOOK_EVERY_S = 60.0
+MAX_FOUND = 1000
+
+
+class Care:
+    """Implements ports.CareApi."""
+
+    def __init__(self, node: Node, check: BytesCheck, scrub_days: Callable[[], float]) -> None:
+        self._node = node
+        self._check = check
+        self._scrub_days = scrub_days
+        self._one_at_a_time = asyncio.Lock()
+
+    # --- garbage -----------------------------------------------------------------------------------------------------
+
+    async def collect(self, *, dry_run: bool) -> dict[str, Any]:
+        """What goes, by version, and how much of everything. Raises LocalFault, MalformedMessage."""
+        node = self._node
+        kept = await asyncio.to_thread(node.retained)
+        going = {str(name): await asyncio.to_thread(self._going, record, kept.get(name, frozenset()))
+                 for name, record in node.book.records.items()}  # fmt: skip
+        totals = await node.collect(dry_run=dry_run)
+        return {"dry_run": dry_run, "versions": {name: found for name, found in going.items() if found}, **totals}
+
+    def _going(self, record: ModelRecord, kept: frozenset[Digest]) -> list[int]:
+        store = self._node.store
+        stale = (
+            (number, entry.digest) for number, entry in sorted(record.versions.items()) if entry.digest not in kept
+        )
+        return [number for number, digest in stale if store.find(digest) is not None]
+
+    # --- scrub -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Scrub again and again, never within the first hour."""
+        due_s = self._node.clock.boottime_s() + FIRST_SCRUB_S
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            days, now_s = self._scrub_days(), self._node.clock.boottime_s()
+            if days and now_s >= due_s:
+                try:
+                    await self.scrub()
+                except ModelsyncError as error:
+                    log.warning("scrub.failed", error=str(error), next="tried again after the usual time")
+                due_s = self._node.clock.boottime_s() + days * DAY_S
+
+    async def scrub(self) -> dict[str, Any]:
+        """One pass over all that is held. Raises LocalFault."""
+        async with self._one_at_a_time:
+            checked, damaged, repaired = 0, [], 0
+            for record in list(self._node.book.records.values()):
+                for number, entry in sorted(record.versions.items()):
+                    manifest = await asyncio.to_thread(self._held, record, entry)
+                    if manifest is None:
+                        continue
+                    checked += 1
+                    bad = await asyncio.to_thread(self._check.check, manifest, record.name, entry.digest)
+                    if bad:
+                        fixed = await self._repair(record, number, bad)
+                        damaged.append({"model": record.name, "version": number, "paths": bad[:20], "repaired": fixed})
+                        repaired += fixed
+            log.info("store.scrubbed", versions=checked, damaged=len(damaged), repaired=repaired)
+            return {"versions": checked, "damaged": damaged}
+
+    def _held(self, record: ModelRecord, entry: VersionRecord) -> Manifest | None:
+        """The manifest of a version whose tree stands here; one that is itself damaged counts as not held."""
+        store = self._node.store
+        return store.manifest(entry.digest) if store.tree_path(record.name, entry.digest).is_dir() else None
+
+    async def _repair(self, record: ModelRecord, number: Version, bad: list[str]) -> bool:
+        """Pull what was set aside, and put a tree of good bytes in the place of the damaged one."""
+        log.error("version.damaged", model=record.name, version=number, paths=bad[:20], next="pulled anew from peers")
+        node = self._node
+        try:
+            async with node.stager.held(record, number, Work()) as (manifest, digest):
+                await asyncio.to_thread(self._rebuild, record.name, manifest, digest)
+        except ModelsyncError as error:
+            log.error("version.unrepaired", model=record.name, version=number, error=str(error), next="the next scrub")
+            return False
+        node.activator.wake([record.name])
+        log.info("version.repaired", model=record.name, version=number)
+        return True
+
+    def _rebuild(self, name: ModelName, manifest: Manifest, digest: Digest) -> None:
+        self._node.store.discard_tree(name, digest)
+        self._node.store.build_tree(manifest, digest)
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+
+    async def find(self, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        """Newest first within each model; at most 1,000."""
+        found: list[dict[str, Any]] = []
+        for record in sorted(self._node.book.records.values(), key=lambda record: record.name):
+            found += await asyncio.to_thread(self._found, record, conditions)
+            if len(found) >= MAX_FOUND:
+                break
+        return found[:MAX_FOUND]
+
+    def _found(self, record: ModelRecord, conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+        lines = []
+        for number, entry in sorted(record.versions.items(), reverse=True):
+            manifest = self._node.store.manifest(entry.digest)
+            metadata = dict(manifest.metadata) if manifest is not None else {}
+            fields = {"model": str(record.name), "author": entry.author, "note": entry.note, **metadata}
+            if all(find.satisfies(fields, condition) for condition in conditions):
+                line = {"model": record.name, "version": number, "created": iso_time(entry.created_ms)}
+                lines.append({**line, "author": entry.author, "note": entry.note, "metadata": metadata})
+        return lines
