@@ -28,7 +28,7 @@ COMMANDS = {
         "history",
         "Show one version of NAME: its files, digests and metadata.",
     ),
-    "diff": ("diff", "Compare version OLD of NAME with version NEW: files, sizes, metadata."),
+    "diff": ("diff", "Compare version OLD of NAME with version NEW: files, changed bytes, metadata, parameters."),
     "update": ("wishes", "Run VERSION of NAME, or its newest; the next publish moves on from it."),
     "pin": ("wishes", "Hold NAME at VERSION (a number or an alias) on the whole fleet, until `unpin`."),
     "unpin": ("wishes", "Let NAME follow what is published again."),
@@ -44,11 +44,11 @@ COMMANDS = {
     "config": ("check", "Work with configuration files."),
     "simulate": ("simulate", "Try out a fleet on paper: nothing is asked or touched."),
     "stats": ("stats", "Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."),
-    "find": ("find", "Find versions by their metadata: KEY=VALUE, also != < <= > >=."),
+    "find": ("find", "Find the versions whose metadata satisfy every condition."),
     "verify": ("verify", "Check every byte of every version that this host holds."),
-    "scrub": ("care", "Let this host's daemon read everything again and pull anew what is damaged."),
-    "gc": ("care", "Let this host's daemon remove the versions that it need not keep; --dry-run only says which."),
-    "doctor": ("doctor", "Check this host: configuration, disk, Redis, peers, kernel; and what to do about it."),
+    "scrub": ("care", "Read everything that this host holds again, and pull anew what is damaged."),
+    "gc": ("care", "Remove the versions that this host need not keep."),
+    "doctor": ("doctor", "Check this host, and say what to do about what is wrong."),
 }
 """Name to the file in this package that has it, and its line in ``--help``; in the order in which they are shown."""
 

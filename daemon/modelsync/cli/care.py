@@ -19,9 +19,9 @@ LONG_S = 86_400.0
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
-    """Remove the versions that this host need not keep, now rather than a little later.
+    """Remove the versions that this host need not keep.
 
-    Kept are what is active, was active before, is wanted, pinned, aliased or in a rollout, and the newest `keep`.
+    The daemon does so by itself, a little later. Kept are what is active, was active before, is wanted, pinned, aliased or in a rollout, and the newest `keep`.
     """
 
     async def ask() -> dict[str, Any]:
@@ -43,9 +43,9 @@ def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def scrub_command(target: Target, as_json: bool) -> None:
-    """Read everything that this host holds again; what is damaged is set aside and pulled anew from the others.
+    """Read everything that this host holds again, and pull anew what is damaged.
 
-    Exit code 4 if something could not be repaired.
+    What is damaged is set aside, for a person to look at. Exit code 4 if something could not be repaired.
     """
 
     async def ask() -> dict[str, Any]:

@@ -38,7 +38,10 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def doctor_command(target: Target, as_json: bool) -> None:
-    """Check this host; exit code 1 if something keeps it from working."""
+    """Check this host, and say what to do about what is wrong.
+
+    Exit code 1 if something keeps it from working.
+    """
     findings = asyncio.run(_examine(target))
     if as_json:
         print_json([{"what": f.what, "found": f.found, "advice": f.advice, "bad": f.bad} for f in findings])

@@ -17,7 +17,9 @@ from modelsync.core import find
 @click.option("--json", "as_json", is_flag=True)
 @click.pass_obj
 def find_command(target: Target, conditions: tuple[str, ...], as_json: bool) -> None:
-    """Find the versions whose metadata satisfy every condition, for instance `auc>=0.9 params.depth=8 model=fraud`.
+    """Find the versions whose metadata satisfy every condition.
+
+    For instance `auc>=0.9 params.depth=8 model=fraud`.
 
     KEY is a key of the metadata (dots lead into nested ones), or model, author or note.
     """
