@@ -63,7 +63,8 @@ def server() -> Iterator[Server]:
 
 
 def line(daemon: Daemon, model: str = "m") -> dict[str, Any]:
-    node = next(n for n in daemon.status()["nodes"] if n["id"] == daemon.name)
+    nodes = daemon.status()["nodes"]  # it may not have reported yet
+    node = next((n for n in nodes if n["id"] == daemon.name), {"models": {}})
     found: dict[str, Any] = node["models"].get(model, {})
     return found
 

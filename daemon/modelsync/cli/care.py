@@ -21,7 +21,8 @@ LONG_S = 86_400.0
 def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
     """Remove the versions that this host need not keep.
 
-    The daemon does so by itself, a little later. Kept are what is active, was active before, is wanted, pinned, aliased or in a rollout, and the newest `keep`.
+    The daemon does so by itself, a little later. Kept are what is active, was active before, is wanted, pinned, aliased
+    or in a rollout, and the newest `keep`.
     """
 
     async def ask() -> dict[str, Any]:
