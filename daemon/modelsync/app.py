@@ -174,6 +174,12 @@ class App:
             store, self.limiter, lambda: _fleet_headers(elector, token), identity.node, depot=depot
         )
         stack.callback(fetcher.close)
+        loop = asyncio.get_running_loop()
+
+        def accused(peer: str) -> None:  # on a thread of a pull
+            loop.call_soon_threadsafe(alarms.raised, "peer.lied", peer)
+
+        fetcher.suspects.accused = accused
         control = ControlClient(token)
         stack.push_async_callback(control.close)
         elector = Elector(

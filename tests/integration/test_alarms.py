@@ -15,6 +15,7 @@ from tests.integration.terms import QUICK_LEASE, Ledger, in_step, primary_of
 
 from modelsync.core.errors import LeaseLost, VersionConflict
 from modelsync.core.ids import EntryId
+from modelsync.core.suspects import QUARANTINE_S, Suspects
 from modelsync.ports import Change
 from modelsync.runtime.alarms import KINDS, Alarms
 from modelsync.runtime.node import REPORT_EVERY_S
@@ -121,3 +122,15 @@ def test_a_refusal_by_redis_is_an_alarm(error: Exception, kind: str) -> None:
     publisher._alarm = lambda *alarm: raised.append(alarm)
     publisher._note_refusal(Change(EntryId(3, 4), "m", 2, None, {}, {}, (), ""), error)
     assert [alarm[0] for alarm in raised] == [kind]
+
+
+def test_a_peer_that_lied_is_told_once_in_each_quarantine() -> None:
+    told: list[str] = []
+    suspects = Suspects(told.append)
+    for now_s in (0.0, 1.0, QUARANTINE_S, QUARANTINE_S + 1.5):
+        suspects.accuse("beta", now_s)
+    suspects.accuse("gamma", 2.0)
+    assert told == ["beta", "gamma"], "an accusation within the quarantine only makes it longer"
+    suspects.accuse("beta", 3 * QUARANTINE_S)
+    assert told == ["beta", "gamma", "beta"]
+    assert suspects.without(["alpha", "beta"], 3 * QUARANTINE_S) == ["alpha"]

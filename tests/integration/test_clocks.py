@@ -59,7 +59,7 @@ def test_no_jump_of_a_wall_clock_changes_the_leader(crew: Skewed) -> None:
             crew.clocks[daemon.name].write_text(shift)
         crew.clocks["redis"].write_text("+60s" if number % 2 else "-60s")
         time.sleep(1.2 * TTL_S)
-        assert crew.ledger.await_accepted([before], "jumps", b"%d" % number)["version"] == number
+        assert crew.ledger.await_accepted([before], "jumps", b"%d" % number, 60)["version"] == number
         await_live(crew.daemons, "jumps", b"%d" % number)
     assert crew.primary() is before and crew.epoch() == epoch
     years = {line["created"][:4] for line in json.loads(crew.run("history", "jumps", "--json").stdout)}

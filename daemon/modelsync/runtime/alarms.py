@@ -18,6 +18,7 @@ KEPT = 100
 KINDS: Mapping[str, str] = {
     "epoch.two_holders": "one epoch was granted to two nodes: Redis lost data while they were elected",
     "lease.refused": "Redis shows a lease below or beside the accepted one: nothing of it is applied",
+    "peer.lied": "a peer sent bytes that are not what their digest says: its disk, its memory or the network is bad",
     "node.twin": "another process reports under this node's id: two hosts were given one node.id",
     "version.two_digests": "one version number names two contents: this node's own is kept as orphaned, or refused",
     "write.refused": "a write by a primary that had been replaced was refused",
