@@ -1,6 +1,6 @@
 """Which models leave memory so that another can come in. Pure: recency is handed in, nothing is freed here.
 
-Least recently used, by stamps that the cache sets when a miss looks at the hit counters (see decision 5): among models
+Least recently used, by stamps that the cache sets when a miss looks at the hit counters (see decision 9): among models
 that were used since the same miss the one with the fewest uses goes first.
 """
 
