@@ -61,6 +61,7 @@ from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.book import Book
 from modelsync.runtime.care import Care
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
+from modelsync.runtime.flips import Flips
 from modelsync.runtime.gates import Gates
 from modelsync.runtime.keeping import Keeper, StorageSettings
 from modelsync.runtime.node import Identity, LiveSettings, Node
@@ -291,6 +292,7 @@ class App:
             office=office,
             elector=elector,
             rollouts=rollouts,
+            flips=Flips(book=book, catalog_=catalog, activator=activator, clock=clock, wake=lambda: node.wake()),  # noqa: PLW0108
             clock=clock,
             placer=placer,
             reader=ReadThrough(book=book, store=store, stager=stager, keeper=keeper),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from tests.sim import outages, schedule
+from tests.sim import outages, rollouts, schedule
 from tests.sim.outages import OutageOutcome
 from tests.sim.schedule import Outcome
 
@@ -18,6 +18,11 @@ T = TypeVar("T")
 def election(first: int, count: int, jobs: int = 0) -> Iterator[Outcome]:
     """The outcomes of schedules ``first`` to ``first + count - 1``, in order."""
     return _spread(schedule.run, range(first, first + count), jobs)
+
+
+def rollout_schedules(first: int, count: int, jobs: int = 0) -> Iterator[rollouts.Outcome]:
+    """The outcomes of rollouts' schedules ``first`` to ``first + count - 1``, in order."""
+    return _spread(rollouts.run, range(first, first + count), jobs)
 
 
 def redis_outages(first: int, worlds: int, jobs: int = 0) -> Iterator[OutageOutcome]:

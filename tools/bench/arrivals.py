@@ -75,6 +75,20 @@ class Witness:
             if heard[1:] == (number, name):
                 return heard[0]
 
+    def heard_of_all_ns(self, directories: int, name: str, timeout_s: float) -> int:
+        """When this name had come into each of the first so many directories: the time of the last of them."""
+        first_ns: dict[int, int] = {}
+        deadline_s = time.monotonic() + timeout_s
+        while len(first_ns) < directories:
+            try:
+                time_ns, number, heard = self._heard.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                missing = sorted(set(range(directories)) - first_ns.keys())
+                raise SystemExit(f"waited {timeout_s:g} s in vain for {name} in directories {missing}") from None
+            if heard == name:
+                first_ns.setdefault(number, time_ns)
+        return max(first_ns.values())
+
     def __enter__(self) -> Witness:
         return self
 

@@ -112,6 +112,15 @@ def superseded(rollout: Rollout | None, reason: str) -> Rollout | None:
     return rollout if rollout is None or not rollout.open else moved(rollout, ABORTED, reason)
 
 
+def is_signal(
+    rollout: Rollout | None, desired: Version | None, pinned: Version | None, staged: EntryId, digest: Digest
+) -> bool:
+    """Whether a record, as it was just read, tells a host that has staged a rollout to switch to it now."""
+    if rollout is None or pinned is not None or rollout.strategy != TOGETHER or desired != rollout.version:
+        return False
+    return rollout.state in (MOVING, DONE) and (rollout.id, rollout.digest) == (staged, digest)
+
+
 def first_state(strategy: str) -> str:
     return {EACH: MOVING, TOGETHER: STAGING, WAVES: WAVE}[strategy]
 

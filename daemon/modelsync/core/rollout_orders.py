@@ -86,11 +86,9 @@ def stopped(record: ModelRecord, by: str, at: EntryId) -> ModelRecord:
 
 def advanced(record: ModelRecord, write: Write, at: EntryId) -> ModelRecord:
     """Take a step that ``rollout_steps`` has decided on. Raises PolicyRefusal: the rollout has moved on meanwhile."""
-    now = record.rollout
-    if now is None or now.id != write.rollout.id or write.rollout.state not in rollout.TRANSITIONS[now.state]:
+    now, then = record.rollout, write.decided_on
+    if now is None or (now.id, now.state, now.wave) != (then.id, then.state, then.wave):
         raise PolicyRefusal(reason=f"the rollout of {record.name} is not what it was when this was decided")
-    if now.wave > write.rollout.wave:
-        raise PolicyRefusal(reason=f"the rollout of {record.name} is in a later wave already")
     desired = write.desired or (now.before if write.restore else record.desired)
     return replace(record, id=at, rollout=write.rollout, desired=desired)
 

@@ -84,6 +84,8 @@ class Write:
 
     rollout: Rollout
     event: str
+    decided_on: Rollout
+    """The rollout as it was; where it has moved on since, the decision is void."""
     desired: Version | None = None
     """None: what the fleet wants stays."""
     restore: bool = False
@@ -119,7 +121,7 @@ def step(watch: Watch, event: Looked | GateAnswered, now_s: float) -> Outcome:
 
 def _written(watch: Watch, rollout: Rollout, event: str, desired: Version | None = None) -> Outcome:
     restore = rollout.state == ROLLED_BACK and watch.rollout.state == MOVING
-    return watch, (Write(rollout, event, desired, restore),)
+    return watch, (Write(rollout, event, watch.rollout, desired, restore),)
 
 
 # --- staging, and the one decision of a `together` -------------------------------------------------------------------

@@ -138,6 +138,12 @@ def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]], *, bes
         beside: a directory for the temporary links, where others read the links' own; on the same file system.
     Raises: OSError: the links before the one that failed are switched.
     """
+    switch_symlinks(directory, targets, beside=beside)
+    fsync_directory(directory)
+
+
+def switch_symlinks(directory: Path, targets: Sequence[tuple[str, str]], *, beside: Path | None = None) -> None:
+    """As ``replace_symlinks``, and the fsync is the caller's. Raises OSError."""
     for name, target in targets:
         temporary = (beside or directory) / temporary_name(name)
         os.symlink(target, temporary)
@@ -147,7 +153,6 @@ def replace_symlinks(directory: Path, targets: Sequence[tuple[str, str]], *, bes
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-    fsync_directory(directory)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

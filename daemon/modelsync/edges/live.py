@@ -69,12 +69,35 @@ class Live:
         with local_faults(directory, "switch current"):
             self.write_record(record)  # (7)
             durable.make_directories(directory)
-            links = [("current", self._relative(directory, record.model, record.digest))]
-            if record.previous_digest is not None:
-                # First, so that a crash in between leaves a `current` that is not yet as the record says: it is done
-                # again, and with it this link.
-                links.insert(0, ("previous", self._relative(directory, record.model, record.previous_digest)))
-            durable.replace_symlinks(directory, links)  # (8)
+            durable.replace_symlinks(directory, self._links(directory, record))  # (8)
+
+    def flip(self, record: ActiveRecord) -> None:
+        """Step 8 of a switch that the whole fleet makes together: renames, and nothing to wait for; ``settle`` follows.
+
+        A crash in between leaves a whole tree behind `current` and the record of the earlier one, as a crash just
+        before the signal would: what the catalog wants is then activated once more.
+
+        Raises: DiskFull, DiskFailed: `current` still points to the old tree, or to the new one; either is whole.
+        """
+        directory = self._live / record.model
+        with local_faults(directory, "switch current"):
+            durable.make_directories(directory)
+            durable.switch_symlinks(directory, self._links(directory, record))
+
+    def settle(self, record: ActiveRecord) -> None:
+        """Make a flip durable: its record, then its links. Raises DiskFull, DiskFailed."""
+        directory = self._live / record.model
+        with local_faults(directory, "switch current"):
+            self.write_record(record)
+            durable.fsync_directory(directory)
+
+    def _links(self, directory: Path, record: ActiveRecord) -> list[tuple[str, str]]:
+        links = [("current", self._relative(directory, record.model, record.digest))]
+        if record.previous_digest is not None:
+            # First, so that a crash in between leaves a `current` that is not yet as the record says: it is done
+            # again, and with it this link.
+            links.insert(0, ("previous", self._relative(directory, record.model, record.previous_digest)))
+        return links
 
     def clear(self, name: ModelName) -> None:
         """Take a model out of use: links first, then the record. Raises DiskFailed."""

@@ -27,7 +27,7 @@ from modelsync.core.neighbours import Labels
 from modelsync.core.status import NodeReport
 from modelsync.edges.redis_connect import redis_faults
 from modelsync.edges.redis_lease import lease_view
-from modelsync.ports import Authority, CatalogRead, Change, LogChanges
+from modelsync.ports import Authority, CatalogRead, Change, Glance, LogChanges
 
 NODE_EXPIRY_S = 3600
 """A dead node stays in the lists for an hour, so that an operator sees that it is gone."""
@@ -36,6 +36,7 @@ READ_AT_ONCE = 100
 MAX_HASH_FIELDS = 2000
 MAX_FIELD_BYTES = 1 << 20
 ANSWERS_KEPT = 100
+_GLANCED = ("id", "desired", "pinned", "rollout")
 
 
 class RedisCatalog:
@@ -103,6 +104,16 @@ class RedisCatalog:
                 except MalformedMessage as error:
                     faults[name] = error.reason
         return CatalogRead(records, own, faults)
+
+    async def glance(self, name: ModelName) -> Glance:
+        async with redis_faults("read a rollout"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self.key("lease"))
+            pipe.hmget(self.key(f"model:{name}"), *_GLANCED)
+            held, values = await pipe.execute()
+        fields = {key: _text(value) for key, value in zip(_GLANCED, values, strict=True) if value is not None}
+        seen = catalog.from_fields(name, fields)
+        lease = lease_view([part for pair in held.items() for part in pair])
+        return Glance(lease, seen.id, seen.desired, seen.pinned, seen.rollout)
 
     async def log(self, count: int) -> list[dict[str, str]]:
         """The newest entries, newest first, for people."""

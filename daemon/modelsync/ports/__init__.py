@@ -20,6 +20,7 @@ from modelsync.ports.care import CareApi as CareApi
 from modelsync.ports.catalog import Catalog as Catalog
 from modelsync.ports.catalog import CatalogRead as CatalogRead
 from modelsync.ports.catalog import Change as Change
+from modelsync.ports.catalog import Glance as Glance
 from modelsync.ports.catalog import LogChanges as LogChanges
 from modelsync.ports.clock import Clock as Clock
 from modelsync.ports.depot import Depot as Depot

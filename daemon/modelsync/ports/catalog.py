@@ -10,6 +10,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import EntryId, ModelName, NodeId, Version
 from modelsync.core.lease import Authority, LeaseView
+from modelsync.core.rollout import Rollout
 from modelsync.core.status import NodeReport
 
 
@@ -49,6 +50,17 @@ class CatalogRead:
     faults: Mapping[ModelName, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """As much of a model's record as a rollout's signal needs, and the lease, in one round trip."""
+
+    lease: LeaseView
+    id: EntryId
+    desired: Version | None
+    pinned: Version | None
+    rollout: Rollout | None
+
+
 class Catalog(Protocol):
     """The catalog as Redis holds it. Every method raises RedisUnavailable, RedisRefused or MalformedMessage."""
 
@@ -57,6 +69,8 @@ class Catalog(Protocol):
     async def model_names(self) -> Sequence[ModelName]: ...
 
     async def read(self, names: Sequence[ModelName]) -> CatalogRead: ...
+
+    async def glance(self, name: ModelName) -> Glance: ...
 
     async def append(self, authority: Authority, change: Change) -> None:
         """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""

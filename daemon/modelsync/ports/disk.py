@@ -134,6 +134,10 @@ class LiveLinks(Protocol):
 
     def switch(self, record: ActiveRecord) -> None: ...
 
+    def flip(self, record: ActiveRecord) -> None: ...
+
+    def settle(self, record: ActiveRecord) -> None: ...
+
     def clear(self, name: ModelName) -> None:
         """Take a model out of use on this host."""
 

@@ -267,6 +267,9 @@ class Activator:
             log.warning("rollout.refused", model=record.name, version=roll.version, error=refused)
         await self._book.saved()  # the switch that may follow at once has the disk to itself
         model.ack = Ack(roll.id, roll.version, roll.digest, refused)
+        if not refused:
+            staged_s = self._clock.boottime_s()
+            log.info("rollout.staged", model=record.name, version=roll.version, rollout=str(roll.id), staged_s=staged_s)
         await self._on_change(record.name, "staged", roll.version)
     async def _stood_down(self, record: ModelRecord, model: _Model) -> bool:
         """Go without a model that this host need not hold: once others have everything of it, and not before.
@@ -303,7 +306,7 @@ class Activator:
             async with model.switching:
                 if self._is_behind(record):
                     return  # a rollout's signal was quicker than the catalog
-                new = self._intent(record, number, digest)
+                new = self._intent(record.name, number, digest, record.id)
                 await asyncio.to_thread(self._switch, manifest, new)
                 self.records[record.name] = new
             await self._settle(record, wish, model)  # (9)
@@ -367,19 +370,55 @@ class Activator:
             "version.rolled_back", model=record.name, version=failed.version, to=earlier.version, took_ms=took_ms
         )
 
-    def _intent(self, record: ModelRecord, number: Version, digest: Digest) -> ActiveRecord:
-        before, active = self.records.get(record.name), self._live.active(record.name)
+    # --- a rollout's signal ------------------------------------------------------------------------------------------
+
+    def acked(self, name: ModelName) -> Ack | None:
+        """The rollout for which this host waits, staged, for the signal; None: no signal is obeyed."""
+        model = self._models.get(name)
+        ready = model is not None and model.ack is not None and not model.ack.refused and name not in self.pins
+        return model.ack if model is not None and ready else None
+
+    async def flip(self, name: ModelName, ack: Ack, at: EntryId) -> bool:
+        """Switch to what is staged, at once; ``settle_flip`` follows. Raises DiskFull, DiskFailed."""
+        async with self._models[name].switching:
+            before = self.records.get(name)
+            if before is not None and (before.id > at or before.digest == ack.digest):
+                return False
+            new = self._intent(name, ack.version, ack.digest, at)
+            await asyncio.to_thread(self._live.flip, new)
+            self.records[name] = new
+        return True
+
+    async def settle_flip(self, name: ModelName, ack: Ack) -> None:
+        """What a flip left for later: make it durable, and tell of it. Servers hear of it by the next look (9)."""
+        new = self.records.get(name)
+        if new is None or new.digest != ack.digest:
+            return
+        try:
+            async with self._models[name].switching:
+                await asyncio.to_thread(self._live.settle, new)
+        except ModelsyncError as error:
+            log.warning("flip.undurable", model=name, error=str(error), next="it is done again")
+            self.records.pop(name, None)  # what is on disk is not what runs: the next look activates it as any version
+        await self._on_change(name, "activated", ack.version)
+
+    # --- the switch --------------------------------------------------------------------------------------------------
+
+    def _intent(self, name: ModelName, number: Version, digest: Digest, at: EntryId) -> ActiveRecord:
+        before, active = self.records.get(name), self._live.active(name)
         replaced = active if active != digest else None
+        if replaced is None and before is not None and before.digest != digest:
+            replaced = before.digest  # a crash after a flip: the link was switched, its record not yet
         known = before.version if before and before.digest == replaced else None
         return ActiveRecord(
-            model=record.name,
+            model=name,
             version=number,
             digest=digest,
-            id=record.id,
+            id=at,
             since_ms=self._clock.wall_ms(),
             previous_version=known,
             previous_digest=replaced,
-            unsettled=("trial" if known is not None else "tell") if self.gates.tells(record.name) else "",
+            unsettled=("trial" if known is not None else "tell") if self.gates.tells(name) else "",
         )
 
     def _switch(self, manifest: Manifest, new: ActiveRecord) -> None:

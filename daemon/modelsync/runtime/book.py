@@ -126,6 +126,12 @@ class Book:
             return False
         return True
 
+    def trusts(self, lease: LeaseView) -> bool:
+        """Whether a lease is held under the very grant that this node has accepted."""
+        ledger = self._ledger
+        grant = (lease.epoch, lease.holder, lease.nonce)
+        return lease.state == "held" and grant == (ledger.epoch, ledger.holder, ledger.nonce)
+
     async def learn(self, records: Iterable[ModelRecord], fleet: FleetRecord) -> set[ModelName]:
         """Take over what another node knows better. Returns the models that changed. Raises DiskFull, DiskFailed."""
         async with self._guard:

@@ -41,6 +41,7 @@ from modelsync.runtime.alarms import Alarms
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.elector import Elector
+from modelsync.runtime.flips import Flips
 from modelsync.runtime.keeping import StorageSettings
 from modelsync.runtime.office import Office
 from modelsync.runtime.placer import Placer
@@ -126,6 +127,7 @@ class Node:
         office: Office,
         elector: Elector,
         rollouts: Rollouts,
+        flips: Flips,
         clock: Clock,
         peer_catalog: PeerCatalog,
         placer: Placer,
@@ -144,6 +146,7 @@ class Node:
         self.office = office
         self.elector = elector
         self.rollouts = rollouts
+        self.flips = flips
         self.clock = clock
         self._redis_faults: dict[str, str] = {"read": "not read yet"}
         self.peer_catalog = peer_catalog
@@ -183,7 +186,13 @@ class Node:
             self.rollouts.run,
             self.placer.run,
         )
-        watches = (self.crew.watch, self.activator.crew.watch, self.office.crew.watch, self.rollouts.crew.watch)
+        watches = (
+            self.crew.watch,
+            self.activator.crew.watch,
+            self.office.crew.watch,
+            self.flips.crew.watch,
+            self.rollouts.crew.watch,
+        )
         tasks = [asyncio.create_task(loop(), name=loop.__qualname__) for loop in (*loops, *watches)]
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -321,6 +330,8 @@ class Node:
                     self._redis_answered("events")
                     if isinstance(heard, CommandHeard):
                         await self._heard(heard.text)
+                    elif heard.event == "rollout.flipped" and await self.flips.signal(heard.model):
+                        continue
                     else:
                         self._woken(heard)
             except ModelsyncError as error:
