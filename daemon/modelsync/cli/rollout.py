@@ -67,8 +67,8 @@ def _standing(found: dict[str, Any], node: dict[str, Any], name: str) -> str:
     ack = line.get("rollout", {})
     if node["state"] == "lost":
         return "lost"
-    if line.get("own_pin"):
-        return "has a pin of its own"
+    if line.get("apart"):
+        return "takes no part: it has a pin of its own, or need not hold the model"
     if line.get("active") == found["version"]:
         return "active"
     if ack.get("id") == found["id"]:

@@ -163,7 +163,7 @@ def establish(state: State, event: msg.Ticked, now_s: float) -> Step:
 
 
 def prepared(state: State, event: msg.Prepared, now_s: float) -> Step:
-    if event.authority != state.authority:
+    if not state.preparing or event.authority != state.authority:
         return state, ()
     return replace(state, role=Role.PRIMARY, preparing=False, round=None), ()
 

@@ -101,7 +101,7 @@ def said(report: NodeReport, record: ModelRecord) -> Said:
     return Said(
         node=report.id,
         lost=report.lost,
-        follows=not line.get("own_pin"),
+        follows=not line.get("apart"),
         active=line.get("active"),
         acked=_parsed(EntryId.parse, ack.get("id")),
         digest=_parsed(Digest.parse, ack.get("digest")),

@@ -38,7 +38,7 @@ class Said:
     node: str
     lost: bool = False
     follows: bool = True
-    """False: the host has a pin of its own for the model and takes no part."""
+    """False: the host takes no part: it has a pin of its own for the model, or need not hold it."""
     active: Version | None = None
     acked: EntryId | None = None
     """The rollout that the next three speak of."""

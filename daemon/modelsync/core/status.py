@@ -115,19 +115,20 @@ def node_model(
     error: str | None,
     why: str,
     rejected: Mapping[str, str] | None = None,
-    own_pin: bool = False,
+    apart: bool = False,
     ack: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """One model's line in a node's report.
 
     Args:
         rejected: what this host's gates said, by version.
+        apart: it takes no part in rollouts: it has a pin of its own, or need not hold the model.
         ack: how far it is with the open rollout.
     """
     line: dict[str, Any] = {
         "active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why,
     }  # fmt: skip
-    more = {"rejected": dict(rejected or {}), "own_pin": own_pin, "rollout": dict(ack or {})}
+    more = {"rejected": dict(rejected or {}), "apart": apart, "rollout": dict(ack or {})}
     return line | {key: value for key, value in more.items() if value}
 
 

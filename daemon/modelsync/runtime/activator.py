@@ -140,7 +140,7 @@ class Activator:
                 error=model.error,
                 why=wish.why if needed else self.keeper.where(name),
                 rejected=self.gates.shown(name),
-                own_pin=name in self.pins,
+                apart=name in self.pins or not needed,
                 ack=model.ack.fields() if model.ack else None,
             )
         return lines
