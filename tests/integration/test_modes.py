@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.integration.daemons import Fleet, until
+from tests.integration.daemons import Daemon, Fleet, until
 
 
 @pytest.fixture
@@ -21,19 +26,205 @@ def shared(store: Path, more: str = "") -> str:
     return f'[storage]\nmode = "shared"\nurl = "file://{store}"\n{more}'
 
 
+def partitioned(copies: int) -> str:
+    return f'[storage]\nmode = "partitioned"\ncopies = {copies}\nreplace_after_s = 11\n'
+
+
+def placed(daemon: Daemon, name: str) -> dict[str, Any]:
+    line: dict[str, Any] = daemon.status().get("placement", {}).get(name, {})
+    return line
+
+
+def owners(daemon: Daemon, name: str) -> set[str]:
+    return set(placed(daemon, name).get("owners", ()))
+
+
+def download(daemon: Daemon, name: str, path: str, headers: dict[str, str] | None = None) -> bytes:
+    url = f"{daemon.url}/v1/models/{name}/versions/1/files/{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=20) as answer:
+        data: bytes = answer.read()
+        return data
+
+
+def asked_owners(daemon: Daemon) -> set[str]:
+    with urllib.request.urlopen(f"{daemon.url}/v1/placement/fraud", timeout=5) as answer:
+        return {one["id"] for one in json.load(answer)["owners"]}
+
+
+def post(daemon: Daemon, path: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(f"{daemon.url}{path}", method="POST"), timeout=10) as answer:
+        assert answer.status == 200
+
+
+def content(daemon: Daemon, name: str) -> bytes:
+    tree = daemon.tree(name)
+    return (tree / f"{name}.bin").read_bytes() if tree is not None else b""
+
+
+def all_run(nodes: list[Daemon], data: bytes) -> None:
+    for node in nodes:
+        until(lambda node=node: content(node, "fraud") == data, f"{node.name} to run it")  # type: ignore[misc]
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
 def test_a_shared_model_lies_in_the_store_before_it_is_announced_and_comes_from_there(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     store = tmp_path / "bucket"
     primary = fleet.add("one", shared(store))
-    data = os.urandom(5_000_000)
+    data = os.urandom(20_000_000)
     primary.put("fraud.bin", data)
-    until(lambda: primary.active("fraud") == 1, "the primary to run it")
-    assert sorted(path.relative_to(store).parts[0] for path in store.rglob("*") if path.is_file()) == [
-        "manifests", "objects", "versions",
-    ]  # fmt: skip
-    primary.stop()  # nobody is left who holds it
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for number in range(100):
+        (beside / f"part-{number}").write_bytes(os.urandom(3000))
+    parts = {path.name: path.read_bytes() for path in beside.iterdir()}
+    beside.rename(primary.models / "forest")
+    until(lambda: primary.active("fraud") == 1 and primary.active("forest") == 1, "the primary to run them")
+    kinds = {path.relative_to(store).parts[0] for path in store.rglob("*") if path.is_file()}
+    assert kinds == {"manifests", "objects", "versions"}
+    primary.stop()  # nobody is left who holds them
     second = fleet.add("two", shared(store))
-    until(lambda: second.active("fraud") == 1, "the store's bytes to be active")
-    tree = second.tree("fraud")
-    assert tree is not None and (tree / "fraud.bin").read_bytes() == data
+    until(lambda: second.active("fraud") == 1 and second.active("forest") == 1, "the store's bytes to be active")
+    assert content(second, "fraud") == data
+    tree = second.tree("forest")
+    assert tree is not None and {path.name: path.read_bytes() for path in tree.iterdir()} == parts
+
+
+def test_with_the_store_away_what_is_cached_goes_on_and_nothing_is_announced(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    primary.put("fraud.bin", b"1" * 2_000_000)
+    until(lambda: primary.active("fraud") == 1, "the primary to run it")
+    shutil.move(store, tmp_path / "away")
+    store.write_text("not a directory: every request fails")
+    primary.put("fraud.bin", b"2" * 2_000_000)
+    until(lambda: "ObjectStore" in primary.log.read_text() or "object store" in primary.log.read_text(), "the trouble")
+    assert content(primary, "fraud") == b"1" * 2_000_000
+    assert primary.active("fraud") == 1, "nothing is announced that the store does not hold"
+    store.unlink()
+    shutil.move(tmp_path / "away", store)
+    until(lambda: primary.active("fraud") == 2, "the version to be published once the store is back", 60)
+
+
+def test_wrong_bytes_in_the_store_are_refused_and_blamed(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    primary.put("fraud.bin", os.urandom(3_000_000))
+    until(lambda: primary.active("fraud") == 1, "the primary to run it")
+    primary.stop()
+    (held,) = [path for path in (store / "objects").rglob("*") if path.is_file()]
+    whole = held.read_bytes()
+    held.chmod(0o644)
+    held.write_bytes(whole[:1_500_000] + b"x" + whole[1_500_001:])
+    second = fleet.add("two", shared(store))
+    until(lambda: ("object store" in second.log.read_text() and "DigestMismatch" in second.log.read_text())
+          or "do not match" in second.log.read_text(), "the wrong chunk to be refused")  # fmt: skip
+    assert second.active("fraud") is None
+    held.write_bytes(whole)
+    until(lambda: second.active("fraud") == 1, "the right bytes to be taken", 60)
+
+
+def test_another_fleet_s_number_is_not_taken(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    claim = store / "versions" / "fraud" / "1"
+    claim.parent.mkdir(parents=True)
+    claim.write_bytes(b'{"digest":"b3:' + b"0" * 64 + b'","fleet":"other","id":"9-1"}')
+    primary = fleet.add("one", shared(store))
+    primary.put("fraud.bin", b"1" * 1000)
+    until(lambda: "fleet other" in primary.log.read_text(), "the conflict to be told")
+    assert primary.active("fraud") is None
+
+
+def test_a_model_that_is_not_used_here_is_loaded_when_asked_and_let_go_again(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    second = fleet.add("two", shared(store, "ahead = []\n"))
+    primary.put("fraud.bin", b"1" * 3_000_000)
+    until(lambda: primary.active("fraud") == 1, "the primary to run it")
+    until(lambda: "elsewhere" in json.dumps(second.status()["nodes"]), "the other host to know that it need not")
+    assert second.tree("fraud") is None
+    assert download(second, "fraud", "fraud.bin") == b"1" * 3_000_000
+    post(second, "/v1/models/fraud/load")
+    until(lambda: second.active("fraud") == 1, "it to be loaded")
+    post(second, "/v1/models/fraud/unload")
+    until(lambda: second.tree("fraud") is None, "it to be let go")
+
+
+# --- partitioned -----------------------------------------------------------------------------------------------------
+
+
+def three(fleet: Fleet, sections: str) -> list[Daemon]:
+    made = [fleet.add(name, sections) for name in ("one", "two", "three")]
+    until(lambda: len(made[0].status()["nodes"]) == 3, "all three to report")
+    return made
+
+
+def test_a_model_lies_on_its_owners_is_read_through_elsewhere_and_outlives_one_of_them(fleet: Fleet) -> None:
+    nodes = three(fleet, partitioned(2))
+    data = os.urandom(5_500_000)
+    nodes[0].put("fraud.bin", data)
+    until(lambda: len(owners(nodes[0], "fraud")) == 2, "it to be placed")
+    chosen = owners(nodes[0], "fraud")
+    all_run([node for node in nodes if node.name in chosen], data)
+    (other,) = [node for node in nodes if node.name not in chosen]
+    until(lambda: other.tree("fraud") is None, "the third to have none of it in use")
+    assert download(other, "fraud", "fraud.bin") == data
+    assert download(other, "fraud", "fraud.bin", {"Range": "bytes=1048570-1048580"}) == data[1048570:1048581]
+    with pytest.raises(urllib.error.HTTPError):
+        download(other, "fraud", "no-such-file")
+    until(lambda: asked_owners(other) == chosen, "the route to name both")
+    dead = next(node for node in nodes if node.name in chosen)
+    living = [node for node in nodes if node is not dead]
+    dead.kill()
+    for node in living:
+        assert download(node, "fraud", "fraud.bin") == data
+    until(lambda: dead.name not in owners(living[0], "fraud"), "the dead owner to be replaced", 45)
+    all_run(living, data)
+
+
+def test_the_mode_changes_on_a_live_fleet_and_nothing_is_unavailable_on_the_way(fleet: Fleet) -> None:
+    plain = '[storage]\nmode = "replicated"\n'
+    nodes = three(fleet, plain)
+    data = os.urandom(1_500_000)
+    nodes[0].put("fraud.bin", data)
+    all_run(nodes, data)
+    for node in nodes:
+        node.config.write_text(node.base + partitioned(1))
+    until(lambda: len(owners(nodes[0], "fraud")) == 1, "it to have one owner")
+    (owner,) = owners(nodes[0], "fraud")
+    others = [node for node in nodes if node.name != owner]
+    until(lambda: all(node.tree("fraud") is None for node in others), "the others to let go")
+    for node in nodes:
+        assert download(node, "fraud", "fraud.bin") == data
+    for node in nodes:
+        node.config.write_text(node.base + plain)
+    all_run(nodes, data)
+
+
+def test_all_owners_lost_is_said_and_ends_when_one_returns(fleet: Fleet) -> None:
+    nodes = three(fleet, partitioned(1))
+    names = [f"model-{number}" for number in range(6)]
+    for name in names:
+        nodes[0].put(f"{name}.bin", name.encode() * 1000)
+    until(lambda: all(len(owners(nodes[0], name)) == 1 for name in names), "all to be placed")
+    lies = {name: next(iter(owners(nodes[0], name))) for name in names}
+    name = next(name for name in names if lies[name] != "one")
+    owner = next(node for node in nodes if node.name == lies[name])
+    until(lambda: content(owner, name) == name.encode() * 1000, "its owner to run it")
+    until(lambda: nodes[0].tree(name) is None, "the primary to let go")
+    owner.kill()
+    nodes[0].kill()  # it still holds what it published
+    (last,) = [node for node in nodes if node not in (owner, nodes[0])]
+    until(lambda: "no living node holds" in placed(last, name).get("trouble", ""), "the state to be said", 40)
+    owner.start()
+    until(lambda: download_or_none(last, name) == name.encode() * 1000, "it to be served again", 40)
+
+
+def download_or_none(daemon: Daemon, name: str) -> bytes | None:
+    try:
+        return download(daemon, name, f"{name}.bin")
+    except OSError:
+        return None

@@ -44,7 +44,24 @@ def _show(document: dict[str, Any]) -> None:
         map(_row(document), document["models"]),
     )
     _show_rollouts(document)
+    _show_placement(document)
     _show_troubles(document)
+
+
+def _show_placement(document: dict[str, Any]) -> None:
+    """How models are kept where not every host holds them, and what is still to be copied."""
+    lines = document.get("placement", {})
+    if not lines:
+        return
+    click.echo()
+    rows = [
+        (name, line["mode"], line.get("copies"), ", ".join(line.get("owners", ())), line.get("living"))
+        for name, line in sorted(lines.items())
+    ]
+    print_table(("MODEL", "KEPT", "COPIES", "OWNERS", "HELD BY"), rows)
+    for move in document.get("placement_plan", ()):
+        size = f"{move['size_bytes'] / (1 << 20):.1f} MiB"
+        click.echo(printable(f"to copy: {move['model']} to {move['to']}, {size}, held by {move['living']}"))
 
 
 def _row(document: dict[str, Any]) -> Any:
@@ -74,7 +91,9 @@ def _show_rollouts(document: dict[str, Any]) -> None:
 
 
 def _show_troubles(document: dict[str, Any]) -> None:
-    troubles = []
+    troubles = [
+        f"{name}: {line['trouble']}" for name, line in document.get("placement", {}).items() if line.get("trouble")
+    ]
     for node in document["nodes"]:
         if node.get("error"):
             troubles.append(f"{node['id']}: {node['error']}")

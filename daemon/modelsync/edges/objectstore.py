@@ -2,7 +2,7 @@
 
 Everything lies under its digest, so nothing is overwritten with other bytes, and whoever reads verifies. A version is
 claimed last, by a put that only creates: a claim means that all of it is there, and two writers cannot both have it.
-Listings are never read: they may be late. PROTOCOL.md section 8.
+Listings are never read: they may be late. PROTOCOL.md section 9.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,7 +95,7 @@ class ObjectStore:
             self._url,
             config=settings,
             client_options=client_options(settings),
-            retry_config={"max_retries": 2},
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
         )
 
     def _reconnect(self) -> None:

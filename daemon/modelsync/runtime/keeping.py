@@ -104,9 +104,7 @@ class Keeper:
         """Whether all that this host holds of a model may be removed; remembered for ``retained``."""
         for number in held:
             in_store = await self._in_store(record, number)
-            if not modes.may_let_go(
-                record.placement, self._node, self.holders(record.name, number), in_store=in_store
-            ):
+            if not modes.may_let_go(record.placement, self._node, self.holders(record.name, number), in_store=in_store):
                 self._released.discard(record.name)
                 return False
         self._released.add(record.name)
@@ -116,9 +114,7 @@ class Keeper:
         if record.placement.mode != "shared" or self.depot is None:
             return False
         try:
-            return await asyncio.to_thread(
-                self.depot.has_version, record.name, number, record.versions[number].digest
-            )
+            return await asyncio.to_thread(self.depot.has_version, record.name, number, record.versions[number].digest)
         except RemoteFault:
             return False
 
