@@ -122,6 +122,7 @@ def test_switches_under_load_fail_nobody_and_mix_nothing(tmp_path: Path) -> None
             return int(first)
 
         with asking(ask, times=4) as answers:
+            until(lambda: answers and answers[-1] == 0, "the first version answers")
             for number in range(1, 21):
                 put_joblib(live, "m", always(number), f"v{number}")
                 until(lambda n=number: answers and answers[-1] == n, f"version {number} answers")
