@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -62,6 +63,8 @@ class Host:
     rejected: dict[Digest, str] = field(default_factory=dict)
     active: Version | None = None
     watch: Watch | None = None
+    waiting: deque[Looked | GateAnswered] | None = None
+    """Not None: a decision is on its way to Redis, and these came meanwhile."""
     epoch: int = 0
     """Of the lease that it believes to hold; 0: none."""
 
@@ -236,6 +239,10 @@ class World:
         }
 
     def step(self, host: Host, event: Looked | GateAnswered) -> None:
+        if host.waiting is not None:
+            if isinstance(event, GateAnswered):
+                host.waiting.append(event)
+            return
         roll = self.truth.rollout
         if roll is None or not roll.open:
             return
@@ -245,12 +252,17 @@ class World:
             if isinstance(effect, Write):
                 pause_s = self.dice.uniform(0, 4) if self.dice.random() < 0.05 else 0.0
                 epoch = host.epoch
-                self.after(pause_s, lambda effect=effect, epoch=epoch: self.written(effect, epoch))
+                host.waiting = deque()
+                self.after(pause_s, lambda effect=effect, epoch=epoch: self.written(host, effect, epoch))
             elif isinstance(effect, AskGate):
                 self.ask(host, roll.digest)
 
-    def written(self, effect: Write, epoch: int) -> None:
+    def written(self, host: Host, effect: Write, epoch: int) -> None:
         self.write(epoch, lambda record, at: rollout_orders.advanced(record, effect, at))
+        waiting, host.waiting = host.waiting or deque(), None
+        if host.epoch == epoch:
+            for event in waiting:
+                self.step(host, event)
 
     def ask(self, host: Host, digest: Digest) -> None:
         asked_s, chance = self.now_s, self.dice.random()
@@ -259,7 +271,7 @@ class World:
 
         def answered() -> None:
             if host.alive and host.epoch == epoch == self.epoch:
-                if healthy is not None:
+                if healthy is not None and asked_s >= self.phase_s:  # else it was asked of another phase
                     self.asked.append((asked_s, healthy))
                 self.step(host, GateAnswered(healthy, "errors above the limit", asked_s))
 
@@ -273,6 +285,8 @@ class World:
             return
         self.trace(f"rollout {new.version} {new.strategy}: {new.state} {new.wave + 1} {new.reason}")
         begun = old is None or old.id != new.id
+        if old is not None and new.id < old.id:
+            self.violated(f"the rollout of {new.version} came back after that of {old.version} had taken its place")
         if begun:
             self.counts["rollouts"] += 1
         elif new.strategy == rollout.TOGETHER and new.state == rollout.MOVING:
@@ -366,7 +380,7 @@ def _trouble(world: World) -> None:
     kind = world.dice.random()
     if kind < 0.5:
         world.trace(f"{host.name} dies")
-        host.alive, host.epoch, host.watch = False, 0, None
+        host.alive, host.epoch, host.watch, host.waiting = False, 0, None, None
         host.staging.clear()
         world.after(world.dice.expovariate(0.15), lambda: setattr(host, "alive", True))
     else:

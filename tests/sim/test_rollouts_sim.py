@@ -43,7 +43,7 @@ original_advanced = rollout_orders.advanced
     [
         (rollout_orders, "advanced", _advanced_blindly),
         (rollout_steps, "_speaks_of", lambda host, rollout: True),
-        (rollout_steps, "_gate_answered", lambda watch, event: (replace(watch, passed_s=1e9), ())),
+        (rollout_steps, "_gate_answered", lambda watch, event: (replace(watch, passed_s=1e9, answered_s=1e9), ())),
     ],
     ids=["a decision is void once the rollout has moved on", "an answer is for this rollout", "the gate counts"],
 )

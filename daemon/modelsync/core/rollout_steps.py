@@ -58,6 +58,8 @@ class Watch:
     """When it first saw this state and wave."""
     asked_s: float = float("-inf")
     """When it last asked the gate."""
+    answered_s: float = float("-inf")
+    """When it asked what was answered last; earlier than ``asked_s`` while an answer is awaited."""
     passed_s: float = float("-inf")
     """When it asked what the gate last answered with yes."""
 
@@ -185,6 +187,8 @@ def _soaking(watch: Watch, event: Looked, now_s: float) -> Outcome:
         what = f"away or not active: {_list(missing)}" if missing else "the gate gave no answer"
         reason = f"wave {rollout.wave + 1}: {what}"
         return _written(watch, moved(rollout, ROLLED_BACK, reason), "rollout.rolled_back")
+    if watch.asked_s > watch.answered_s:
+        return watch, ()  # what is being said of it now counts before anything is decided
     over = soaked_s >= plan.soak_s
     if over and not missing and (plan.gate is None or watch.passed_s >= watch.since_s + plan.soak_s):
         return _next_wave(watch)
@@ -202,6 +206,7 @@ def _gate_answered(watch: Watch, event: GateAnswered) -> Outcome:
     if event.healthy is False:
         reason = f"wave {rollout.wave + 1}: {event.reason}"
         return _written(watch, moved(rollout, ROLLED_BACK, reason), "rollout.rolled_back")
+    watch = replace(watch, answered_s=max(watch.answered_s, event.asked_s))
     return (replace(watch, passed_s=event.asked_s) if event.healthy else watch), ()
 
 

@@ -61,6 +61,7 @@ class Rollouts:
         self.plan = plan
         self._watches: dict[ModelName, Watch] = {}
         self._wake = asyncio.Event()
+        self._stepping = asyncio.Lock()
         self.crew = Crew()
 
     def wake(self) -> None:
@@ -146,6 +147,11 @@ class Rollouts:
             log.debug("rollout.unread", error=str(error))
 
     async def _step(self, name: ModelName, event: Looked | GateAnswered) -> None:
+        """One event at a time, with its write: an answer must not be weighed while a decision is on its way."""
+        async with self._stepping:
+            await self._weigh(name, event)
+
+    async def _weigh(self, name: ModelName, event: Looked | GateAnswered) -> None:
         rollout, now_s = self._book.record(name).rollout, self._clock.boottime_s()
         if rollout is None:
             return
