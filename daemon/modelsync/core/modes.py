@@ -109,6 +109,8 @@ class Kept:
     copies: int
     holders: frozenset[str]
     """Living nodes that hold what it wants of the model, verified."""
+    silent: frozenset[str] = frozenset()
+    """Owners that do not answer just now: they are waited for, and count as holders until they are gone."""
 
 
 def changes(models: Sequence[Kept], places: Sequence[Place], moves_at_once: int) -> dict[str, Placement]:
@@ -124,8 +126,9 @@ def changes(models: Sequence[Kept], places: Sequence[Place], moves_at_once: int)
     split = [model for model in models if model.mode == "partitioned"]
     items = [Item(model.name, model.size_bytes, model.copies) for model in split]
     held = {model.name: model.holders for model in split}
+    believed = {model.name: model.holders | model.silent for model in split}
     before = {model.name: _owners_before(model) for model in split}
-    target = placement.arranged(items, places, before, held)
+    target = placement.arranged(items, places, before, believed)
     recorded = {model.name: tuple(model.now.owners) for model in split}
     moves = placement.next_owners(items, recorded, target, held, moves_at_once)
     for model in split:

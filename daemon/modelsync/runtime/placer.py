@@ -101,7 +101,9 @@ class Placer:
         numbers = self._keeper.versions(record, None, policy.wanted(record, None))
         sizes = [record.versions[number].size_bytes for number in numbers if number in record.versions]
         holders = self._keeper.holders(record.name, record.wanted) if record.wanted is not None else frozenset()
-        return Kept(record.name, sum(sizes), record.placement, mode, copies, holders)
+        living = {node.id for node in self._book.nodes if not node.lost}
+        silent = frozenset(owner for owner in record.placement.owners if owner not in living)
+        return Kept(record.name, sum(sizes), record.placement, mode, copies, holders, silent)
 
     def plan(self) -> list[dict[str, object]]:
         """Copies that are still to be made, the least replicated first: where owners do not hold what they own."""
