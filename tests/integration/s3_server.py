@@ -38,3 +38,20 @@ def _answers(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def expired(url: str) -> Iterator[None]:
+    """Meanwhile the server knows no access key any more, and refuses with a 403."""
+    _authorise(url, "0")
+    try:
+        yield
+    finally:
+        _authorise(url, "inf")
+
+
+def _authorise(url: str, free_requests: str) -> None:
+    request = urllib.request.Request(
+        f"{url}/moto-api/reset-auth", free_requests.encode(), {"Content-Type": "text/plain"}
+    )
+    urllib.request.urlopen(request, timeout=10).close()

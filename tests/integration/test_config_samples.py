@@ -36,6 +36,7 @@ def parsed(text: str, tmp_path: Path) -> Config:
     for name in ("token", "redis-password", "redis-ca.pem", "store"):
         (tmp_path / name).write_text("x" * 20)
         (tmp_path / name).chmod(0o600)
+    (tmp_path / "store").write_text("aws_access_key_id=a\naws_secret_access_key=b\n")
     text = text.replace("/etc/modelsync/", f"{tmp_path}/")
     return config.parse(text.replace("/run/credentials/modelsyncd.service/", f"{tmp_path}/"), "sample", "gpu-01")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.integration.daemons import Daemon, Fleet, until
+from tests.integration.s3_server import KEYS, expired, s3_server
 
 
 @pytest.fixture
@@ -151,6 +152,25 @@ def test_a_model_that_is_not_used_here_is_loaded_when_asked_and_let_go_again(fle
     until(lambda: second.active("fraud") == 1, "it to be loaded")
     post(second, "/v1/models/fraud/unload")
     until(lambda: second.tree("fraud") is None, "it to be let go")
+
+
+def test_daemons_on_s3_whose_credentials_end_and_are_renewed(fleet: Fleet, tmp_path: Path) -> None:
+    pytest.importorskip("moto.server")
+    keys = tmp_path / "keys"
+    with s3_server() as url:
+        good = f"{KEYS}aws_endpoint={url}\n"
+        keys.write_text(good)
+        keys.chmod(0o600)
+        sections = f'[storage]\nmode = "shared"\nurl = "s3://models/prod"\ncredentials_file = "{keys}"\n'
+        primary = fleet.add("one", sections)
+        primary.put("fraud.bin", b"1" * 3_000_000)
+        until(lambda: primary.active("fraud") == 1, "the primary to run it")
+        with expired(url):
+            primary.put("fraud.bin", b"2" * 3_000_000)
+            until(lambda: "refused" in primary.log.read_text(), "the refusal to be told")
+            assert content(primary, "fraud") == b"1" * 3_000_000
+            assert "unspeakable" not in primary.log.read_text()
+        until(lambda: primary.active("fraud") == 2, "publishing to go on by itself", 60)
 
 
 # --- partitioned -----------------------------------------------------------------------------------------------------

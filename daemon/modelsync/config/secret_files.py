@@ -25,16 +25,27 @@ def read_secret(path: Path, key: str) -> str:
     return _content(path)
 
 
-def secret_fault(path: Path) -> str | None:
-    """What is wrong with a secret file and what would be right; None if nothing is."""
+def access_fault(path: Path) -> str | None:
+    """What is wrong with who may read and change a file, whatever it holds; None if nothing is."""
     try:
         info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
+        if not stat.S_ISREG(info.st_mode):  # opening a FIFO would wait for its writer
             return f"{path} is not a regular file"
-        if info.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
-            mode = stat.S_IMODE(info.st_mode)
-            return f"{path} has mode {mode:04o}, so others can read or change the secret; chmod 600 would be right"
-        content = _content(path) if info.st_size <= _MAX_BYTES else ""
+        path.open("rb").close()
+    except OSError as error:
+        return f"{path} cannot be read: {os.strerror(error.errno or 0)}"
+    if info.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
+        mode = stat.S_IMODE(info.st_mode)
+        return f"{path} has mode {mode:04o}, so others can read or change the secret; chmod 600 would be right"
+    return None
+
+
+def secret_fault(path: Path) -> str | None:
+    """What is wrong with a secret file and what would be right; None if nothing is."""
+    if fault := access_fault(path):
+        return fault
+    try:
+        content = _content(path) if path.stat().st_size <= _MAX_BYTES else ""
     except (OSError, ValueError) as error:
         return f"{path} cannot be read: {os.strerror(error.errno or 0) if isinstance(error, OSError) else error}"
     if not content or not content.isascii() or not content.isprintable() or " " in content:

@@ -8,7 +8,7 @@ from typing import cast
 from modelsync.config.addresses import store_url
 from modelsync.config.reading import Section
 from modelsync.config.schema import StorageSection
-from modelsync.config.secret_files import secret_fault
+from modelsync.config.secret_files import access_fault
 from modelsync.core.ids import MAX_INTEGER
 from modelsync.core.modes import MODES, Mode
 
@@ -27,7 +27,7 @@ def storage_section(table: Section, homes: Mapping[str, str]) -> StorageSection:
         replace_after_s=table.number("replace_after_s", default.replace_after_s, 1, 31_536_000),
         moves=table.whole("moves", default.moves, 1, 1000),
     )
-    if section.credentials_file is not None and (fault := secret_fault(section.credentials_file)):
+    if section.credentials_file is not None and (fault := access_fault(section.credentials_file)):
         table.fault("credentials_file", fault)
     table.finish(homes)
     return section

@@ -14,8 +14,8 @@ from modelsync.core.errors import ObjectStoreRefused
 from modelsync.edges.durable import local_faults
 
 MAX_FILE_BYTES = 64 << 10
-TIMEOUT_S = 30
-"""For one request and its body: at least 140 KB/s for a slice of 4 MiB."""
+TIMEOUT_S = 300
+"""For one request and its body: at least 220 KB/s for a segment of 64 MiB. Silence is noticed by who reads."""
 CONNECT_TIMEOUT_S = 3
 
 

@@ -45,6 +45,8 @@ PART_BYTES = 16 << 20
 MAX_PARTS = 9_000
 SMALL_BYTES = 8 << 20
 """Up to here one request that only creates."""
+PIECE_BYTES = 1 << 20
+"""Handed on at a time of what a request brings: one chunk."""
 READERS = 8
 """Requests under way at once, over all pulls: one S3 connection gives some 90 MB/s."""
 
@@ -135,6 +137,13 @@ class ObjectStore:
         """Bytes ``start`` to ``end``, not included. Raises FileNotFoundError too."""
         with self._translated(f"read {key}"):
             return memoryview(self._library.get_range(self._client(), key, start=start, end=end))
+
+    def stream(self, key: str, start: int, end: int) -> Iterator[memoryview]:
+        """The same bytes in one request, as they come."""
+        with self._translated(f"read {key}"):
+            answer = self._library.get(self._client(), key, options={"range": (start, end)})
+            for piece in answer.stream(min_chunk_size=PIECE_BYTES):
+                yield memoryview(piece)
 
     def read(self, key: str, max_bytes: int) -> bytes | None:
         """A small object; None if there is none. Raises ObjectStoreRefused above the limit."""

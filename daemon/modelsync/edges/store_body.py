@@ -1,4 +1,4 @@
-"""The object store as one more peer: an answer's body that is read ahead in slices, by several requests at once.
+"""The object store as one more peer: an answer's body that is read ahead, by several requests at once.
 
 Whoever receives chunks sees what it would see of another host: bytes in order, of known length, to be verified. This
 file must not know what they mean, nor which store it is.
@@ -11,15 +11,67 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from queue import Empty, Full, Queue
+from threading import Event
 
 from modelsync.core import batches
 from modelsync.core.errors import ObjectStoreRefused, ObjectStoreUnavailable, PeerRefused, PeerUnavailable
 from modelsync.core.ids import Digest
 from modelsync.edges.objectstore import READERS, STORE_PEER, ObjectStore, document_key, object_key
 
-SLICE_BYTES = 4 << 20
-AHEAD = 4
-"""Slices under way for one body: 16 MiB of memory, and four times what one connection of a store gives."""
+SEGMENT_BYTES = 64 << 20
+"""One request: a store that must open a large object anew for each has few to answer."""
+AHEAD = 1
+"""Segments that are begun beside the first, so that there is no gap between two."""
+WAITING_PIECES = 16
+"""Held of each segment at most: 32 MiB of memory a body, and no more is thrown away where another peer is quicker."""
+SILENT_S = 20.0
+"""Without a byte for so long a store is given up, after the client's own tries: S3 means a second."""
+_LOOK_S = 0.5
+
+
+class _Segment:
+    """One request under way. Its bytes are handed on as they come, so that whoever waits sees that it moves."""
+
+    def __init__(self, store: ObjectStore, key: str, start: int, end: int) -> None:
+        self._pieces: Queue[memoryview | BaseException | None] = Queue(WAITING_PIECES)
+        self._unwanted = Event()
+        self._left = end - start
+        self._asked = store.readers.submit(self._read, store, key, start, end)
+
+    def _read(self, store: ObjectStore, key: str, start: int, end: int) -> None:
+        try:
+            for piece in store.stream(key, start, end):
+                if not self._put(piece):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, piece: memoryview | BaseException | None) -> bool:
+        """Hand on, waiting for room; False once nobody wants it."""
+        while not self._unwanted.is_set():
+            with contextlib.suppress(Full):
+                self._pieces.put(piece, timeout=_LOOK_S)
+                return True
+        return False
+
+    def next(self) -> memoryview | None:
+        """What has come next; None at its end. Raises what the request raised; PeerUnavailable of silence."""
+        try:
+            found = self._pieces.get(timeout=SILENT_S)
+        except Empty:
+            raise PeerUnavailable(peer=STORE_PEER.id, reason=f"nothing came for {SILENT_S:g} s") from None
+        if isinstance(found, BaseException):
+            raise found
+        self._left -= len(found) if found is not None else 0
+        if found is None and self._left:
+            raise PeerUnavailable(peer=STORE_PEER.id, reason=f"the body ended {self._left} bytes early")
+        return found
+
+    def cancel(self) -> None:
+        self._unwanted.set()
+        self._asked.cancel()
 
 
 class StoreBody:
@@ -32,29 +84,31 @@ class StoreBody:
         self._key = key
         self._next = start
         self._end = end
-        self._slices: deque[Future[memoryview]] = deque()
+        self._segments: deque[_Segment] = deque()
         self._rest = memoryview(b"")
         self.length = end - start
         self.fp = self
-        self.taken_bytes = 0
 
     def readinto1(self, data: memoryview) -> int:
         """Some bytes, at least one unless the body has ended. Raises FileNotFoundError and the store's faults."""
-        if not self._rest:
+        while not self._rest:
             self._ask()
-            if not self._slices:
+            if not self._segments:
                 return 0
-            self._rest = self._slices.popleft().result()
-            self._ask()
+            piece = self._segments[0].next()
+            if piece is None:
+                self._segments.popleft()
+            else:
+                self._rest = piece
         size = min(len(data), len(self._rest))
         data[:size] = self._rest[:size]
         self._rest = self._rest[size:]
         return size
 
     def _ask(self) -> None:
-        while self._next < self._end and len(self._slices) < AHEAD:
-            end = min(self._next + SLICE_BYTES, self._end)
-            self._slices.append(self._store.readers.submit(self._store.read_range, self._key, self._next, end))
+        while self._next < self._end and len(self._segments) <= AHEAD:
+            end = min(self._next + SEGMENT_BYTES, self._end)
+            self._segments.append(_Segment(self._store, self._key, self._next, end))
             self._next = end
 
     def read(self) -> bytes:
@@ -64,9 +118,9 @@ class StoreBody:
         return self.length == 0
 
     def close(self) -> None:
-        for waiting in self._slices:
-            waiting.cancel()
-        self._slices.clear()
+        for segment in self._segments:
+            segment.cancel()
+        self._segments.clear()
 
 
 class StoreBatch:
