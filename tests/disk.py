@@ -16,8 +16,8 @@ from blake3 import blake3
 from modelsync.core import manifest as manifests
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
 from modelsync.core.manifest import Manifest
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.live import Live
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.disk.live import Live
 from modelsync.ports import ActiveRecord, SourceFile
 
 FRAUD = ModelName("fraud")

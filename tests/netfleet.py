@@ -7,7 +7,7 @@ from pathlib import Path
 
 import redis
 
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 from tests.integration.daemons import FLEET, Daemon, until
 from tests.namespaces import Network
 

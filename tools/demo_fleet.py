@@ -24,7 +24,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
 
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 # scikit-learn warns when a forest predicts in a thread of ours; it is right, and no concern of this demonstration.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"sklearn\.utils\.parallel")

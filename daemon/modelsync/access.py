@@ -22,9 +22,9 @@ from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
 from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
 
 if TYPE_CHECKING:
-    from modelsync.edges.http_control import ControlClient
-    from modelsync.edges.redis_catalog import RedisCatalog
-    from modelsync.edges.redis_lease import RedisLease
+    from modelsync.edges.http.control import ControlClient
+    from modelsync.edges.redis.catalog import RedisCatalog
+    from modelsync.edges.redis.lease import RedisLease
 
 Answer = TypeVar("Answer")
 
@@ -77,7 +77,7 @@ class Access:
 
     async def _control(self) -> ControlClient:
         if self._client is None:
-            from modelsync.edges.http_control import ControlClient  # noqa: PLC0415  imports aiohttp
+            from modelsync.edges.http.control import ControlClient  # noqa: PLC0415  imports aiohttp
 
             self._client = await self._stack.enter_async_context(ControlClient(self._token, self._timeout_s))
         return self._client
@@ -114,7 +114,7 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def _catalog(self) -> AsyncIterator[RedisCatalog]:
-        from modelsync.edges.redis_catalog import RedisCatalog  # noqa: PLC0415  imports redis-py
+        from modelsync.edges.redis.catalog import RedisCatalog  # noqa: PLC0415  imports redis-py
 
         catalog = RedisCatalog(self._connect(), self._fleet)
         try:
@@ -124,7 +124,7 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[RedisLease]:
-        from modelsync.edges.redis_lease import RedisLease  # noqa: PLC0415  imports redis-py
+        from modelsync.edges.redis.lease import RedisLease  # noqa: PLC0415  imports redis-py
 
         lease = RedisLease(self._connect(), self._fleet, NodeId(""), "")
         try:

@@ -24,35 +24,35 @@ from modelsync.core.errors import ConfigurationFault, PeerUnavailable
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
 from modelsync.core.neighbours import Labels
-from modelsync.edges import durable
-from modelsync.edges.asked_file import AskedFile, UsedVersions
-from modelsync.edges.catalog_files import CatalogFiles
-from modelsync.edges.clock import SystemClock
-from modelsync.edges.config_watch import ConfigWatch
-from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.fetch import Fetcher
-from modelsync.edges.http_control import ControlClient
-from modelsync.edges.http_guard import EPOCH_HEADER, is_loopback
-from modelsync.edges.http_server import HttpServer
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.live import Live
-from modelsync.edges.metrics import Metrics
-from modelsync.edges.models_directory import read_notes
-from modelsync.edges.objectstore import ObjectStore
-from modelsync.edges.prometheus import Prometheus
-from modelsync.edges.rate_limit import RateLimiter
-from modelsync.edges.redis_bus import RedisBus
-from modelsync.edges.redis_catalog import RedisCatalog
-from modelsync.edges.redis_lease import RedisLease
-from modelsync.edges.rejections import RejectionFiles
-from modelsync.edges.scan import DirectoryScanner
-from modelsync.edges.scrub import StoreCheck
-from modelsync.edges.servers import LocalServers
-from modelsync.edges.state_file import StateFile
-from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
-from modelsync.edges.validate import CagedValidator
-from modelsync.edges.views import ViewTrees
-from modelsync.edges.watch import InotifyWatch
+from modelsync.edges.disk import durable
+from modelsync.edges.disk.asked_file import AskedFile, UsedVersions
+from modelsync.edges.disk.catalog_files import CatalogFiles
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.disk.live import Live
+from modelsync.edges.disk.rejections import RejectionFiles
+from modelsync.edges.disk.scrub import StoreCheck
+from modelsync.edges.disk.state_file import StateFile
+from modelsync.edges.gates.prometheus import Prometheus
+from modelsync.edges.gates.servers import LocalServers
+from modelsync.edges.gates.validate import CagedValidator
+from modelsync.edges.gates.views import ViewTrees
+from modelsync.edges.host.clock import SystemClock
+from modelsync.edges.host.config_watch import ConfigWatch
+from modelsync.edges.host.metrics import Metrics
+from modelsync.edges.host.systemd import SystemdNotifier, watchdog_interval_s
+from modelsync.edges.http.control import ControlClient
+from modelsync.edges.http.guard import EPOCH_HEADER, is_loopback
+from modelsync.edges.http.server import HttpServer
+from modelsync.edges.models.directory import read_notes
+from modelsync.edges.models.scan import DirectoryScanner
+from modelsync.edges.models.watch import InotifyWatch
+from modelsync.edges.objectstore.client import ObjectStore
+from modelsync.edges.pull.fetch import Fetcher
+from modelsync.edges.pull.rate_limit import RateLimiter
+from modelsync.edges.redis.bus import RedisBus
+from modelsync.edges.redis.catalog import RedisCatalog
+from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.lease import RedisLease
 from modelsync.ports import Promise, SourceFile, Sources
 from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client
 from modelsync.runtime.activator import Activator
@@ -171,9 +171,7 @@ class App:
         self.limiter = RateLimiter(config.transfer.rate_limit_bytes_per_s)
         token = self._token()
         depot = self._depot(stack, store)
-        fetcher = Fetcher(
-            store, self.limiter, lambda: _fleet_headers(elector, token), identity.node, depot=depot
-        )
+        fetcher = Fetcher(store, self.limiter, lambda: _fleet_headers(elector, token), identity.node, depot=depot)
         stack.callback(fetcher.close)
         loop = asyncio.get_running_loop()
 

@@ -48,7 +48,7 @@ def _release(arguments: argparse.Namespace) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     import asyncio  # noqa: PLC0415
 
-    from modelsync.edges.config_watch import ConfigWatch  # noqa: PLC0415
+    from modelsync.edges.host.config_watch import ConfigWatch  # noqa: PLC0415
 
     watch = ConfigWatch(arguments.config)  # before the file is read: no edit falls between the two
     settings = config.load(arguments.config)

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelsync import config as configuration
 from modelsync.config import SecuritySection
-from modelsync.edges.redis_connect import connect
+from modelsync.edges.redis.connect import connect
 
 LEASE_TIMEOUT_S = 0.3
 """Renewals must fail long before the lease runs out; redis-py's own 5 s would not (LIBRARIES, redis)."""

@@ -13,8 +13,9 @@ from urllib.parse import parse_qsl, urlsplit
 from modelsync.config import Config, read_secret
 from modelsync.core.ids import NodeId
 from modelsync.core.lease import Authority
-from modelsync.edges import redis_release, state_lock
-from modelsync.edges.state_file import StateFile
+from modelsync.edges.disk import state_lock
+from modelsync.edges.disk.state_file import StateFile
+from modelsync.edges.redis import release as redis_release
 
 
 def release_dead(config: Config) -> None:
@@ -41,7 +42,7 @@ def _release(config: Config, authority: Authority) -> None:
         return
     import asyncio  # noqa: PLC0415  both take longer to import than all of the above
 
-    from modelsync.edges.redis_lease import RedisLease  # noqa: PLC0415
+    from modelsync.edges.redis.lease import RedisLease  # noqa: PLC0415
     from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client  # noqa: PLC0415
 
     async def through_redis_py() -> None:

@@ -23,9 +23,9 @@ from tests.fault.worlds import scratch
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
-from modelsync.edges.fetch import Fetcher
-from modelsync.edges.rate_limit import RateLimiter
-from modelsync.edges.store import Store
+from modelsync.edges.disk.store import Store
+from modelsync.edges.pull.fetch import Fetcher
+from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
 LARGE_EVERY = 100

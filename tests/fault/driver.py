@@ -22,13 +22,13 @@ from tests.unit.test_catalog import record
 from modelsync.core import manifest as manifests
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest
-from modelsync.edges import store as store_file
-from modelsync.edges.catalog_files import CatalogFiles
-from modelsync.edges.durable import replace_file
-from modelsync.edges.fetch import Fetcher
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.live import Live
-from modelsync.edges.rate_limit import RateLimiter
+from modelsync.edges.disk import store as store_file
+from modelsync.edges.disk.catalog_files import CatalogFiles
+from modelsync.edges.disk.durable import replace_file
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.disk.live import Live
+from modelsync.edges.pull.fetch import Fetcher
+from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
 store_file.RESERVE_BYTES = 0  # the file systems of these tests are small

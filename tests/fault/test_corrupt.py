@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.fault import corrupt
 
-from modelsync.edges import batch_fetch
+from modelsync.edges.pull import batch_fetch
 
 
 def test_no_damaged_transfer_is_installed() -> None:

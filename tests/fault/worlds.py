@@ -18,8 +18,8 @@ from tests.integration.lying_peer import LyingPeer
 from tests.unit.test_catalog import record
 
 from modelsync.core.errors import ModelsyncError
-from modelsync.edges.catalog_files import CatalogFiles
-from modelsync.edges.durable import replace_file
+from modelsync.edges.disk.catalog_files import CatalogFiles
+from modelsync.edges.disk.durable import replace_file
 
 MIB = 1 << 20
 FEW = {"sub/vocab.txt": b"shared by both", "run.sh": b"#!/bin/sh\n", "tiny": b"1", "empty": b""}

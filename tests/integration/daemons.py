@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 FLEET = "test"
 

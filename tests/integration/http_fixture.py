@@ -14,8 +14,8 @@ import blake3
 
 from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
-from modelsync.edges.http_limits import HttpLimits
-from modelsync.edges.http_server import HttpServer
+from modelsync.edges.http.limits import HttpLimits
+from modelsync.edges.http.server import HttpServer
 from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 
 TOKEN = "correct horse battery staple"

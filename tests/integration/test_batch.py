@@ -20,8 +20,8 @@ from tests.integration.test_fetch import Replica, opened
 from modelsync.core.batches import NOT_HELD
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable
 from modelsync.core.manifest import FileEntry
-from modelsync.edges import durable
-from modelsync.edges.http_server import HttpServer
+from modelsync.edges.disk import durable
+from modelsync.edges.http.server import HttpServer
 from modelsync.ports import Peer, Progress
 
 RANDOM = random.Random(5)

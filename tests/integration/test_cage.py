@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tests.integration.daemons import until
 
-from modelsync.edges import cage, seccomp
-from modelsync.edges.cage import Ended, Limits
+from modelsync.edges.gates import cage, seccomp
+from modelsync.edges.gates.cage import Ended, Limits
 
 MIB = 1 << 20
 
@@ -147,7 +147,8 @@ def test_a_daemon_that_cancels_takes_it_along() -> None:
 
 def test_a_daemon_that_dies_takes_it_along() -> None:
     script = (
-        "import asyncio\nfrom modelsync.edges.cage import *\nasyncio.run(run(['/bin/sleep', '7775'], {}, Limits(60)))"
+        "import asyncio\nfrom modelsync.edges.gates.cage import *\n"
+        "asyncio.run(run(['/bin/sleep', '7775'], {}, Limits(60)))"
     )
     daemon = subprocess.Popen([sys.executable, "-c", script])
     until(lambda: sleeping("7775"), "the program to run")

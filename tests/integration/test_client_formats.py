@@ -373,9 +373,7 @@ def test_an_index_that_names_a_tensor_where_it_is_not(tmp_path: Path, load: Call
         model["ghost"]
 
 
-def test_damage_after_the_daemon_verified_is_found_where_it_is_looked_for(
-    tmp_path: Path, directory: LiveDir
-) -> None:
+def test_damage_after_the_daemon_verified_is_found_where_it_is_looked_for(tmp_path: Path, directory: LiveDir) -> None:
     numpy.save(tmp_path / "m.npy", ROWS)
     digest = directory.publish("m", tmp_path / "m.npy")
     file = directory.state / "store" / "m" / digest.hex / "m.npy"

@@ -20,10 +20,10 @@ from redis.retry import Retry
 from modelsync import config
 from modelsync.config import Config
 from modelsync.core.ids import FleetName, ModelName, NodeId
-from modelsync.edges.embedded_redis import server_binary
-from modelsync.edges.redis_catalog import RedisCatalog
-from modelsync.edges.redis_connect import connect
-from modelsync.edges.redis_lease import RedisLease
+from modelsync.edges.redis.catalog import RedisCatalog
+from modelsync.edges.redis.connect import connect
+from modelsync.edges.redis.embedded import server_binary
+from modelsync.edges.redis.lease import RedisLease
 from modelsync.ports import Authority, LeaseView
 
 SAMPLES = Path(__file__).parents[2] / "config"

@@ -1,4 +1,3 @@
-
 """Every way in which an editor leaves a new file behind, on a real file system."""
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from modelsync.edges import config_watch
-from modelsync.edges.config_watch import ConfigWatch, being_written
+from modelsync.edges.host import config_watch
+from modelsync.edges.host.config_watch import ConfigWatch, being_written
 
 OLD = "[pins]\nfraud = 11\n"
 NEW = "[pins]\nfraud = 12\n"
@@ -228,7 +227,7 @@ def test_who_has_it_open_for_writing(path: Path) -> None:
 PROBE = """
 import sys, time
 from pathlib import Path
-from modelsync.edges.config_watch import being_written
+from modelsync.edges.host.config_watch import being_written
 path, deadline = Path(sys.argv[1]), time.monotonic() + 2
 while time.monotonic() < deadline:
     being_written(path)

@@ -12,11 +12,11 @@ import pytest
 
 from modelsync.core.errors import PeerUnavailable
 from modelsync.core.ids import FleetName, NodeId
-from modelsync.edges.clock import SystemClock
-from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.redis_connect import connect
-from modelsync.edges.redis_lease import RedisLease
-from modelsync.edges.state_file import StateFile
+from modelsync.edges.disk.state_file import StateFile
+from modelsync.edges.host.clock import SystemClock
+from modelsync.edges.redis.connect import connect
+from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.lease import RedisLease
 from modelsync.ports import Promise
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
 

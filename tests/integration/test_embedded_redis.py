@@ -17,8 +17,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from modelsync.core.errors import ConfigurationFault, EmbeddedRedisFailed, StateInUse
-from modelsync.edges import embedded_redis
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis import embedded as embedded_redis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_the_server_on_the_path_is_the_second_choice(tmp_path: Path, monkeypatch
 PARENT = """
 import sys, time
 from pathlib import Path
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 server = EmbeddedRedis(Path(sys.argv[1]), die_with_parent=sys.argv[2] == "tied")
 server.start()
 print(server.pid, server.port, flush=True)

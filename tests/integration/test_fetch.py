@@ -22,10 +22,10 @@ from tests.integration.lying_peer import Asked, LyingPeer, peers
 from modelsync.core.errors import DigestMismatch, DiskFull, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
-from modelsync.edges import peer_connections
-from modelsync.edges.fetch import Fetcher
-from modelsync.edges.rate_limit import RateLimiter
-from modelsync.edges.store import Store
+from modelsync.edges.disk.store import Store
+from modelsync.edges.pull import connections as peer_connections
+from modelsync.edges.pull.fetch import Fetcher
+from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
 DATA = random.Random(7).randbytes(3 * CHUNK_BYTES + 12_345)

@@ -18,10 +18,10 @@ from tests.integration.http_fixture import TOKEN, FakeNode, digest_of, raw, serv
 
 from modelsync.core import errors
 from modelsync.core.errors import CannotListen, ModelsyncError
-from modelsync.edges.http_connections import SWEEP_S
-from modelsync.edges.http_ranges import Span, span_of
-from modelsync.edges.http_server import HttpServer
-from modelsync.edges.http_views import page_policy
+from modelsync.edges.http.connections import SWEEP_S
+from modelsync.edges.http.ranges import Span, span_of
+from modelsync.edges.http.server import HttpServer
+from modelsync.edges.http.views import page_policy
 
 DATA = bytes(range(256)) * 5000
 ABSENT = digest_of(b"absent")

@@ -20,9 +20,10 @@ from tests.integration.http_fixture import TOKEN, FakeNode, raw, serving, status
 from modelsync.core import errors
 from modelsync.core.errors import BadName, DiskFull, NotAModel, PeerRefused, PolicyRefusal, SourceChanged
 from modelsync.core.ids import ModelName, Version
-from modelsync.edges import http_bodies, http_staging
-from modelsync.edges.http_control import ControlClient
-from modelsync.edges.http_server import HttpServer
+from modelsync.edges.http import bodies as http_bodies
+from modelsync.edges.http import staging as http_staging
+from modelsync.edges.http.control import ControlClient
+from modelsync.edges.http.server import HttpServer
 
 FRAUD = ModelName("fraud")
 B = "XyZ"
@@ -613,7 +614,7 @@ UPLOAD = """
 import asyncio, sys, tempfile
 from pathlib import Path
 from modelsync.core.ids import ModelName
-from modelsync.edges.http_control import ControlClient
+from modelsync.edges.http.control import ControlClient
 from tests.integration.http_fixture import FakeNode, serving
 
 def peak_kb():

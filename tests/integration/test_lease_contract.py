@@ -22,10 +22,10 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import EntryId, FleetName, NodeId, Version
 from modelsync.core.lease import NO_LEASE
-from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.redis_catalog import RedisCatalog
-from modelsync.edges.redis_connect import connect
-from modelsync.edges.redis_lease import RedisLease
+from modelsync.edges.redis.catalog import RedisCatalog
+from modelsync.edges.redis.connect import connect
+from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.lease import RedisLease
 from modelsync.ports import Authority, Change, LeaseView
 
 P = "modelsync:{f}:"
@@ -310,7 +310,7 @@ async def test_publish_after_an_entry_that_redis_lost_is_refused(
         head = [authority.epoch, "a", "n", id, "m", version, one.digest, "{}"]
         return await redis.eval(publish_lua, len(keys), *keys, *head, len(log), *log, len(fields), *fields)
 
-    publish_lua = (files("modelsync.edges") / "lua" / "publish.lua").read_text()
+    publish_lua = (files("modelsync.edges.redis") / "lua" / "publish.lua").read_text()
     assert await publish("1-1", 1, "0-0") == [1]
     assert await publish("1-2", 2, "1-1") == [1]
     assert await publish("1-2", 2, "1-1") == [2]

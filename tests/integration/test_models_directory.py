@@ -13,7 +13,7 @@ from modelsync import publish
 from modelsync.core.errors import DiskFailed, NotAModel
 from modelsync.core.ids import ModelName, Version
 from modelsync.core.source_notes import SourceNotes
-from modelsync.edges.models_directory import place, read_notes, staging
+from modelsync.edges.models.directory import place, read_notes, staging
 
 FRAUD = ModelName("fraud")
 

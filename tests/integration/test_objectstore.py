@@ -1,4 +1,4 @@
-"""edges.objectstore against a real S3 server and a mounted path: what is put, claimed and never overwritten."""
+"""edges.objectstore.client against a real S3 server and a mounted path: what is put, claimed and never overwritten."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from modelsync.core.errors import ObjectStoreRefused, ObjectStoreUnavailable, Pe
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, FleetName, ModelName, Version
 from modelsync.core.layout import SourceFile
 from modelsync.core.manifest import FileEntry, Manifest, encode
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.objectstore import ObjectStore, object_key
-from modelsync.edges.store_body import store_answer
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.objectstore.body import store_answer
+from modelsync.edges.objectstore.client import ObjectStore, object_key
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from modelsync.core import manifest as manifests
 ROWS, LABELS = load_iris(return_X_y=True)
 
 
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     made = Fleet(tmp_path_factory.mktemp("fleet"))

@@ -15,8 +15,8 @@ import pytest
 from redis import exceptions as faults
 
 from modelsync.core.errors import ConfigurationFault, MalformedMessage, RedisRefused, RedisUnavailable
-from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.redis_connect import connect, redis_faults
+from modelsync.edges.redis.connect import connect, redis_faults
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 
 @pytest.fixture

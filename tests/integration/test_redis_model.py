@@ -12,12 +12,12 @@ from tests.sim.redis_model import RedisModel, Written
 
 from modelsync.core.ids import EntryId, FleetName, NodeId
 from modelsync.core.lease import NO_LEASE, Authority, LeaseView
-from modelsync.edges.embedded_redis import EmbeddedRedis
-from modelsync.edges.redis_connect import connect
-from modelsync.edges.redis_lease import RedisLease
+from modelsync.edges.redis.connect import connect
+from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.lease import RedisLease
 
 P = "modelsync:{f}:"
-PUBLISH = (files("modelsync.edges") / "lua" / "publish.lua").read_text()
+PUBLISH = (files("modelsync.edges.redis") / "lua" / "publish.lua").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import redis
 from tests.integration.daemons import FLEET, Daemon, until
 
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 LEASE = f"modelsync:{{{FLEET}}}:lease"
 PASSWORD = "for tests: @/only"

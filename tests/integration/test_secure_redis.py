@@ -13,7 +13,7 @@ import pytest
 from tests.integration.daemons import FLEET, Daemon, free_port, until
 from tests.integration.terms import Ledger, in_step
 
-from modelsync.edges.embedded_redis import server_binary
+from modelsync.edges.redis.embedded import server_binary
 
 ACL = Path(__file__).parents[2] / "config" / "users.acl"
 PASSWORD = "for-tests-only"

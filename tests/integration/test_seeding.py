@@ -18,10 +18,10 @@ from modelsync.core import seeds
 from modelsync.core.ids import EntryId, ModelName, Version
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry, Manifest
 from modelsync.core.seeds import Span
-from modelsync.edges import alignment
-from modelsync.edges.fetch import Fetcher
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.rate_limit import RateLimiter
+from modelsync.edges.disk import alignment
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.pull.fetch import Fetcher
+from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Progress
 
 MIB = CHUNK_BYTES

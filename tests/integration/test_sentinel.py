@@ -17,7 +17,7 @@ import redis
 from tests.integration.daemons import FLEET, Daemon, free_port, until
 from tests.integration.terms import QUICK_LEASE, Ledger, in_step
 
-from modelsync.edges.embedded_redis import server_binary
+from modelsync.edges.redis.embedded import server_binary
 
 MASTER = "the-master"
 RESUMED_WITHIN_S = 30.0

@@ -22,10 +22,10 @@ from modelsync.core.errors import DiskFailed
 from modelsync.core.layout import Entry
 from modelsync.core.settle import Writers
 from modelsync.core.source_events import Closed, Overflowed, Removed, Renamed, Written
-from modelsync.edges import scan as scan_edge
-from modelsync.edges import watch as watch_edge
-from modelsync.edges.scan import DirectoryScanner, open_for_writing
-from modelsync.edges.watch import InotifyWatch
+from modelsync.edges.models import scan as scan_edge
+from modelsync.edges.models import watch as watch_edge
+from modelsync.edges.models.scan import DirectoryScanner, open_for_writing
+from modelsync.edges.models.watch import InotifyWatch
 from modelsync.ports import ReadySource, SourceFile
 from modelsync.runtime import refusals as refusals_module
 from modelsync.runtime import watching
@@ -844,7 +844,7 @@ def test_writers_that_break_the_lease_neither_wait_nor_kill_the_process(tmp_path
     path.write_bytes(b"w")
     code = (
         "import os,sys,time\n"
-        "from modelsync.edges.scan import open_for_writing\n"
+        "from modelsync.edges.models.scan import open_for_writing\n"
         "fd=os.open(sys.argv[1],os.O_RDONLY)\n"
         "print('ready',flush=True)\n"
         "until=time.monotonic()+0.8\n"

@@ -26,13 +26,13 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
 from modelsync.core.manifest import CHUNK_BYTES, Manifest
-from modelsync.edges import durable
-from modelsync.edges import store as store_file
-from modelsync.edges.catalog_files import CatalogFiles
-from modelsync.edges.durable import translated
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.live import Live
-from modelsync.edges.store import hash_file
+from modelsync.edges.disk import durable
+from modelsync.edges.disk import store as store_file
+from modelsync.edges.disk.catalog_files import CatalogFiles
+from modelsync.edges.disk.durable import translated
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.disk.live import Live
+from modelsync.edges.disk.store import hash_file
 from modelsync.ports import ActiveRecord, SourceFile
 
 ONE = Content(

@@ -11,8 +11,8 @@ from typing import Any
 from tests.disk import FRAUD, Content, describe
 
 from modelsync.core.ids import EntryId, Version
-from modelsync.edges.ingest import IngestingStore
-from modelsync.edges.live import Live
+from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.disk.live import Live
 from modelsync.ports import ActiveRecord
 
 SWAPS = 1000

@@ -18,10 +18,10 @@ from tests.integration.test_fetch import Replica, chunks_of, entry_of
 
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerUnavailable, TimedOut
 from modelsync.core.manifest import CHUNK_BYTES
-from modelsync.edges.fetch import Fetcher, RateLimiter
-from modelsync.edges.peer_connections import Connections
-from modelsync.edges.peer_maps import read_map
-from modelsync.edges.store import Store
+from modelsync.edges.disk.store import Store
+from modelsync.edges.pull.connections import Connections
+from modelsync.edges.pull.fetch import Fetcher, RateLimiter
+from modelsync.edges.pull.peer_maps import read_map
 from modelsync.ports import Peer, Progress
 
 DATA = random.Random(11).randbytes(12 * CHUNK_BYTES + 777)

@@ -11,7 +11,7 @@ import pytest
 
 from modelsync.core.errors import LayoutCorrupt
 from modelsync.core.ids import Digest, ModelName, Version
-from modelsync.edges.views import ViewTrees
+from modelsync.edges.gates.views import ViewTrees
 from modelsync.ports import Candidate
 
 FRAUD = ModelName("fraud")

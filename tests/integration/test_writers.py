@@ -14,9 +14,9 @@ import pytest
 from tests.integration.daemons import Daemon, Fleet, until
 from tests.integration.terms import QUICK_LEASE, TTL_S, Ledger, in_step, primary_of
 
-import modelsync.edges
+import modelsync.edges.redis
 
-PUBLISH_SCRIPT = (Path(modelsync.edges.__file__).parent / "lua" / "publish.lua").read_bytes()
+PUBLISH_SCRIPT = (Path(modelsync.edges.redis.__file__).parent / "lua" / "publish.lua").read_bytes()
 
 
 @pytest.fixture

@@ -233,10 +233,7 @@ class World:
         self.step(host, Looked(self.reports()))
 
     def reports(self) -> dict[str, Said]:
-        return {
-            name: replace(said, lost=self.now_s - at_s > LOST_AFTER_S)
-            for name, (at_s, said) in self.said.items()
-        }
+        return {name: replace(said, lost=self.now_s - at_s > LOST_AFTER_S) for name, (at_s, said) in self.said.items()}
 
     def step(self, host: Host, event: Looked | GateAnswered) -> None:
         if host.waiting is not None:
@@ -366,9 +363,7 @@ def _order(world: World) -> None:
             world.after(bad_from, lambda: world.gate_bad.update({digest: True}))
     elif chance < 0.75:
         target = dice.choice(sorted(world.truth.versions))
-        world.write(
-            world.epoch, lambda record, at: rollout_orders.begun(record, target, _start(world, strategy), at)
-        )
+        world.write(world.epoch, lambda record, at: rollout_orders.begun(record, target, _start(world, strategy), at))
     elif chance < 0.85:
         world.write(world.epoch, lambda record, at: rollout_orders.stopped(record, "alice", at))
     else:

@@ -46,9 +46,7 @@ def test_admission(
 
 
 RESIDENTS = st.lists(
-    st.builds(
-        Resident, st.integers(), st.integers(0, 50), st.integers(0, 9), st.integers(0, 9), st.booleans()
-    ),
+    st.builds(Resident, st.integers(), st.integers(0, 50), st.integers(0, 9), st.integers(0, 9), st.booleans()),
     max_size=12,
     unique_by=lambda each: each.key,
 )

@@ -11,7 +11,7 @@ import pytest
 from modelsync.core import curves
 from modelsync.core.curves import Bars, Heat, Lines
 from modelsync.core.errors import BadName, MalformedMessage
-from modelsync.edges import plots
+from modelsync.edges.host import plots
 
 
 def step(t_s: int, requests: int, misses: int, loads: int = 0, p50_s: float | None = 0.001) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from modelsync.core import errors
 from modelsync.core.errors import ModelsyncError, PeerRefused, PolicyRefusal
-from modelsync.edges.http_errors import error_document, error_from_document, status_of
+from modelsync.edges.http.errors import error_document, error_from_document, status_of
 
 SAMPLES: list[tuple[ModelsyncError, int]] = [
     (errors.BadName(kind="model", value="'..'", rule="letters"), 400),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelsync.core.errors import MalformedMessage
-from modelsync.edges.http_multipart import (
+from modelsync.edges.http.multipart import (
     MAX_HEAD_BYTES,
     MultipartParser,
     PartData,

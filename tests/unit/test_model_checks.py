@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
-from modelsync.edges.checks.formats import Unfit, check_tree
-from modelsync.edges.checks.loading import check_load
+from modelsync.edges.gates.checks.formats import Unfit, check_tree
+from modelsync.edges.gates.checks.loading import check_load
 
 RAN = "ran"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from modelsync.edges.systemd import SystemdNotifier, watchdog_interval_s
+from modelsync.edges.host.systemd import SystemdNotifier, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])

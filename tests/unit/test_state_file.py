@@ -11,8 +11,8 @@ import pytest
 
 from modelsync.core.errors import DiskFailed, DiskFull, LayoutCorrupt, StaleEpoch
 from modelsync.core.ids import ZERO_ID, EntryId
-from modelsync.edges import durable
-from modelsync.edges.state_file import StateFile
+from modelsync.edges.disk import durable
+from modelsync.edges.disk.state_file import StateFile
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_same_again_costs_no_write(path: Path, monkeypatch: pytest.MonkeyPat
     ledger = StateFile(path)
     ledger.accept(5, "a", "n")
     ledger.set_applied(EntryId(5, 1))
-    monkeypatch.setattr("modelsync.edges.state_file.replace_file", pytest.fail)
+    monkeypatch.setattr("modelsync.edges.disk.state_file.replace_file", pytest.fail)
     ledger.accept(5, "a", "n")
     ledger.set_applied(EntryId(5, 1))
     ledger.set_applied(EntryId(4, 9))
@@ -74,7 +74,7 @@ def test_what_did_not_reach_the_disk_was_not_promised(
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr("modelsync.edges.state_file.replace_file", fail)
+        broken.setattr("modelsync.edges.disk.state_file.replace_file", fail)
         with pytest.raises(type(error)):
             ledger.accept(6, "b", "m")
         assert (ledger.epoch, ledger.holder) == (5, "a")

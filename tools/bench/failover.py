@@ -19,7 +19,7 @@ from failover_load import Publishing, Readers
 from report import Bar, Result, arguments, finish, percentile, table
 
 from fleet import until
-from modelsync.edges.http_control import ControlClient
+from modelsync.edges.http.control import ControlClient
 
 MAKERS: dict[str, Callable[[Path], AbstractContextManager[Falling]]] = {
     "power": namespaces,

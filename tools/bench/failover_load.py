@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import EntryId, ModelName
-from modelsync.edges.http_control import ControlClient
+from modelsync.edges.http.control import ControlClient
 
 MODEL = ModelName("failover")
 FILE = f"{MODEL}.bin"

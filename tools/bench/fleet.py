@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelsync.edges.embedded_redis import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis
 
 NAME = "bench"
 START_TIMEOUT_S = 20.0

@@ -13,7 +13,7 @@ from outcome import Outcome
 from plan import HOURS
 
 from modelsync.core.curves import Panel
-from modelsync.edges import plots
+from modelsync.edges.host import plots
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#111;max-width:1100px;margin:2rem auto;padding:0 1rem}

@@ -98,7 +98,7 @@ def _space(path: Path) -> Finding:
 
 def _kernel() -> Finding:
     """What cages and watches need: filters of system calls, lists of children, inotify."""
-    from modelsync.edges import seccomp  # noqa: PLC0415  only this command needs it
+    from modelsync.edges.gates import seccomp  # noqa: PLC0415  only this command needs it
 
     lacking = []
     status = Path("/proc/self/status").read_text()
@@ -175,7 +175,7 @@ def _own(own: dict[str, object] | None, config: Config) -> Finding:
 
 
 async def _peer(name: str, url: str) -> Finding:
-    from modelsync.edges.http_control import ControlClient  # noqa: PLC0415  imports aiohttp
+    from modelsync.edges.http.control import ControlClient  # noqa: PLC0415  imports aiohttp
 
     started_s = time.monotonic()
     try:

@@ -26,13 +26,13 @@ def stats_command(url: str, step_s: int, plot: Path | None, as_json: bool) -> No
     if step_s < 10 or step_s % 10:
         raise click.BadParameter("a multiple of 10", param_hint="--step")
     if plot is not None:
-        from modelsync.edges.plots import require_drawable  # noqa: PLC0415  the table needs no matplotlib
+        from modelsync.edges.host.plots import require_drawable  # noqa: PLC0415  the table needs no matplotlib
 
         require_drawable(plot)
     document = run(_fetch(url, step_s))
     found = curves.parse(document)
     if plot is not None:
-        from modelsync.edges.plots import draw  # noqa: PLC0415
+        from modelsync.edges.host.plots import draw  # noqa: PLC0415
 
         draw(curves.panels(found), plot, f"modelsync-serve at {url}")
     if as_json:
@@ -44,7 +44,7 @@ def stats_command(url: str, step_s: int, plot: Path | None, as_json: bool) -> No
 
 
 async def _fetch(url: str, step_s: int) -> dict[str, Any]:
-    from modelsync.edges.http_control import ControlClient  # noqa: PLC0415  imports aiohttp
+    from modelsync.edges.http.control import ControlClient  # noqa: PLC0415  imports aiohttp
 
     async with ControlClient(timeout_s=10.0) as control:
         return await control.server_stats(url, step_s)

@@ -9,8 +9,8 @@ from modelsync.cli.output import print_json, print_table
 from modelsync.core.errors import DigestMismatch, IntegrityFault, LayoutCorrupt
 from modelsync.core.ids import Digest, model_name
 from modelsync.core.manifest import Manifest
-from modelsync.edges.catalog_files import CatalogFiles
-from modelsync.edges.store import Store
+from modelsync.edges.disk.catalog_files import CatalogFiles
+from modelsync.edges.disk.store import Store
 
 
 @click.command("verify")

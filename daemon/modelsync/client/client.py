@@ -391,9 +391,7 @@ class Client:
             return self._offers.current(handle.name)
         return self._offers.version(handle.name, handle.wanted)
 
-    def _load_offer(
-        self, handle: Handle, flight: _Flight, offer: Offer, found_s: float
-    ) -> tuple[Entry, Swap | None]:
+    def _load_offer(self, handle: Handle, flight: _Flight, offer: Offer, found_s: float) -> tuple[Entry, Swap | None]:
         same = _same(handle._entry, offer)
         if same is not None:
             return same, None

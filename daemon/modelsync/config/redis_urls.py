@@ -20,7 +20,7 @@ _OPTIONS = {
     "unix": frozenset({"db", "password_file"}),
     "sentinel": frozenset({"db", "password_file", "sentinel_password", "tls"}),
 }
-"""The same as ``edges.redis_connect`` takes."""
+"""The same as ``edges.redis.connect`` takes."""
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _DATABASE = re.compile(r"/?|/[0-9]{1,4}")
 _MASTER = re.compile(r"/[A-Za-z0-9._-]+(/[0-9]{1,4})?")

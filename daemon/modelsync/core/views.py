@@ -1,6 +1,6 @@
 """What inference servers are shown of a version: the text of their configuration files.
 
-Pure. Where these files lie and how they are replaced, ``edges.views`` knows.
+Pure. Where these files lie and how they are replaced, ``edges.gates.views`` knows.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from modelsync.core.errors import TimedOut
 from modelsync.core.ids import EntryId, ModelName, Version
 
 if TYPE_CHECKING:
-    from modelsync.edges.http_control import ControlClient
+    from modelsync.edges.http.control import ControlClient
 
 POLL_S = 0.05
 

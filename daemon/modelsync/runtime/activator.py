@@ -271,6 +271,7 @@ class Activator:
             staged_s = self._clock.boottime_s()
             log.info("rollout.staged", model=record.name, version=roll.version, rollout=str(roll.id), staged_s=staged_s)
         await self._on_change(record.name, "staged", roll.version)
+
     async def _stood_down(self, record: ModelRecord, model: _Model) -> bool:
         """Go without a model that this host need not hold: once others have everything of it, and not before.
 

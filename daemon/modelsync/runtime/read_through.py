@@ -91,4 +91,3 @@ def _entry(manifest: Manifest, path: str) -> FileEntry:
         if entry.path == path:
             return entry
     raise NoSuchVersion(reason=f"version {manifest.version} of {manifest.model} has no file {path!r}")
-

@@ -6,7 +6,7 @@ import zlib
 
 from aiohttp import web
 
-from modelsync.edges.http_bodies import BodyPace, blocks
+from modelsync.edges.http.bodies import BodyPace, blocks
 from modelsync.serve.faults import BadRequest, ServerBusy, TooLarge, UnknownEncoding
 
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

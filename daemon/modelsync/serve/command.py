@@ -120,7 +120,7 @@ async def serve(settings: Any) -> None:
     import structlog  # noqa: PLC0415
 
     from modelsync.client import Client  # noqa: PLC0415
-    from modelsync.edges.systemd import SystemdNotifier  # noqa: PLC0415
+    from modelsync.edges.host.systemd import SystemdNotifier  # noqa: PLC0415
     from modelsync.serve.server import InferenceServer  # noqa: PLC0415
 
     stop = asyncio.Event()
@@ -145,7 +145,7 @@ async def serve(settings: Any) -> None:
 
 async def _feed_watchdog(notifier: Any) -> None:
     """From the loop that answers requests: when it hangs, silence brings the restart."""
-    from modelsync.edges.systemd import watchdog_interval_s  # noqa: PLC0415
+    from modelsync.edges.host.systemd import watchdog_interval_s  # noqa: PLC0415
 
     interval_s = watchdog_interval_s()
     while interval_s is not None:

@@ -16,8 +16,8 @@ from aiohttp.http import HttpProcessingError
 from modelsync.client import Client
 from modelsync.client.offers import Offers
 from modelsync.core.errors import CannotListen, MalformedMessage
-from modelsync.edges.http_connections import ConnectionGuard
-from modelsync.edges.http_limits import HttpLimits
+from modelsync.edges.http.connections import ConnectionGuard
+from modelsync.edges.http.limits import HttpLimits
 from modelsync.serve.bodies import Bodies
 from modelsync.serve.engine import Engine
 from modelsync.serve.faults import BadRequest, InferenceFault

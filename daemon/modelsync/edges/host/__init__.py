@@ -1,0 +1,1 @@
+"""The machine beneath: clocks, systemd, the configuration file's edits, figures."""

@@ -1,0 +1,1 @@
+"""Pulling objects from peers: connections, answers, several peers at once, what old bytes can fill."""

@@ -1,0 +1,114 @@
+"""The bytes of one answer into a file: received, verified while hot, and only then written and counted.
+
+One buffer of a chunk's size is reused; recv, BLAKE3 and pwrite all release the GIL. This file must not know who is
+asked for what (fetch orders that), nor what an answer's head must look like (peer_connections).
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from modelsync.core.chunk_map import ChunkMap
+from modelsync.core.errors import DigestMismatch
+from modelsync.core.ids import Digest
+from modelsync.core.manifest import FileEntry
+from modelsync.core.transfer import Run
+from modelsync.edges.disk import durable, partial_file
+from modelsync.edges.disk.durable import local_faults
+from modelsync.edges.disk.partial_file import RunningHash
+from modelsync.edges.pull.attempt import Attempt
+from modelsync.edges.pull.connections import read_exactly
+from modelsync.edges.pull.rate_limit import RateLimiter
+from modelsync.ports import Peer, Progress
+
+_WRITEBACK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FilePull:
+    """One file under way; ``verified`` grows."""
+
+    entry: FileEntry
+    chunks: Sequence[Digest]
+    path: Path
+    descriptor: int
+    progress: Progress
+    whole: RunningHash = field(default_factory=RunningHash)
+    """The file's own digest, as far as its bytes came in order."""
+    verified: ChunkMap = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "verified", ChunkMap(self.starts, self.entry.size_bytes))
+
+    @property
+    def starts(self) -> range:
+        """Each chunk's offset."""
+        return range(0, self.entry.size_bytes, self.entry.chunk_bytes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Each chunk's size in bytes."""
+        return [self.entry.chunk_range(index)[1] for index in range(self.entry.chunk_count)]
+
+    def missing(self) -> list[int]:
+        return [index for index in range(self.entry.chunk_count) if index not in self.verified]
+
+
+def receive(
+    response: http.client.HTTPResponse,
+    peer: Peer,
+    pull: FilePull,
+    run: Run,
+    limiter: RateLimiter,
+    attempt: Attempt | None = None,
+) -> None:
+    """A run of chunks from a body that holds exactly them.
+
+    Args:
+        attempt: where to note how far it is, if it is one of several requests.
+    Raises:
+        Overtaken: the attempt is not needed any more.
+        PeerUnavailable, DigestMismatch: the peer is to blame; the chunks before are verified, written and counted.
+        DiskFull, DiskFailed: the file must be discarded.
+        TimedOut: cancelled.
+    """
+    buffer = memoryview(bytearray(pull.entry.chunk_bytes))
+    written_from = run.byte_range(pull.entry)[0]
+    for index in range(run.first, run.last + 1):
+        offset, size = pull.entry.chunk_range(index)
+        limiter.take(size, pull.progress.cancelled)
+        _receive_chunk(response, peer, pull, index, buffer[:size], attempt)
+        if attempt is not None:
+            attempt.delivered.append(index)
+        if offset + size - written_from >= _WRITEBACK_BYTES:
+            durable.start_writeback(pull.descriptor, written_from, offset + size - written_from)
+            written_from = offset + size
+
+
+def _receive_chunk(
+    response: http.client.HTTPResponse,
+    peer: Peer,
+    pull: FilePull,
+    index: int,
+    data: memoryview,
+    attempt: Attempt | None,
+) -> None:
+    read_exactly(response, data, peer, pull.progress, attempt)
+    pull.progress.add(wire_bytes=len(data))
+    actual = Digest(blake3(data).digest())
+    if actual != pull.chunks[index]:
+        raise mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)
+    with local_faults(pull.path, "write"):
+        partial_file.write_at(pull.descriptor, data, pull.entry.chunk_range(index)[0])
+    pull.whole.feed(pull.entry.chunk_range(index)[0], data)
+    if pull.verified.add(index):  # else a second request for it was quicker
+        pull.progress.add(done_bytes=len(data))
+
+
+def mismatch(path: str, chunk: int | None, expected: Digest, actual: Digest, peer: Peer) -> DigestMismatch:
+    return DigestMismatch(path=path, chunk=chunk, expected=str(expected), actual=str(actual), source=peer.id)

@@ -1,0 +1,1 @@
+"""Redis: connections, the lease, the catalog, the subscription, and the embedded server."""
