@@ -18,8 +18,8 @@ from modelsync.core.ids import EntryId
 from modelsync.core.suspects import QUARANTINE_S, Suspects
 from modelsync.ports import Change
 from modelsync.runtime.alarms import KINDS, Alarms
-from modelsync.runtime.node import REPORT_EVERY_S
 from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.reporting import REPORT_EVERY_S
 
 
 @pytest.fixture

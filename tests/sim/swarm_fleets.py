@@ -17,7 +17,7 @@ TRANSFERS = 100_000
 FEWEST, MOST = 40, 640
 REPORT_S = 2.0
 REPORT_COMMANDS = 3
-"""HSET, EXPIRE, SADD; runtime/node.py writes one each REPORT_S, and reads those of all others as often."""
+"""HSET, EXPIRE, SADD; runtime/reporting.py writes one each REPORT_S, and reads those of all others as often."""
 CATALOG_COMMANDS = 8
 """Of one node that hears of a version: lease, end of the log, its entries, the record; and its announcement."""
 

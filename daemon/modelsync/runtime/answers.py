@@ -58,7 +58,7 @@ class NodeAnswers:
             fleet=node.identity.fleet,
             epoch=max(node.elector.epoch, lease.epoch),
             primary=lease.holder if lease.state == "held" else "",
-            redis="ok" if node.redis_error is None else f"unavailable: {node.redis_error}",
+            redis="ok" if node.health.error is None else f"unavailable: {node.health.error}",
             nodes=node.book.nodes,
             models=node.book.records.values(),
         )
@@ -78,13 +78,13 @@ class NodeAnswers:
     async def _fresh_reports(self) -> None:
         """What nodes said a moment ago, or, with Redis away, what they said last."""
         node = self._node
-        if node.redis_error is not None:
+        if node.health.error is not None:
             return
         try:
-            await node.catalog.report(node.identity.node, node.report())
+            await node.catalog.report(node.identity.node, node.reporting.report())
             await node.book.refresh_nodes()
         except ModelsyncError as error:
-            node.redis_failed("report", error)
+            node.health.failed("report", error)
 
     async def models(self) -> list[dict[str, Any]]:
         records = sorted(self._node.book.records.values(), key=lambda record: record.name)
@@ -176,7 +176,7 @@ class NodeAnswers:
         return await self._node.publisher.publish(draft)
 
     async def command(self, text: str, by: str) -> dict[str, Any]:
-        return await self._node.execute(text, by)
+        return await self._node.orders.execute(text, by)
 
     async def promise(self, epoch: int, holder: NodeId, nonce: str) -> Promise:
         return await self._node.elector.answer_promise(epoch, holder, nonce)

@@ -45,10 +45,10 @@ class Care:
     async def collect(self, *, dry_run: bool) -> dict[str, Any]:
         """What goes, by version, and how much of everything. Raises LocalFault, MalformedMessage."""
         node = self._node
-        kept = await asyncio.to_thread(node.retained)
+        kept = await asyncio.to_thread(node.collecting.retained)
         going = {str(name): await asyncio.to_thread(self._going, record, kept.get(name, frozenset()))
                  for name, record in node.book.records.items()}  # fmt: skip
-        totals = await node.collect(dry_run=dry_run)
+        totals = await node.collecting.collect(dry_run=dry_run)
         return {"dry_run": dry_run, "versions": {name: found for name, found in going.items() if found}, **totals}
 
     def _going(self, record: ModelRecord, kept: frozenset[Digest]) -> list[int]:

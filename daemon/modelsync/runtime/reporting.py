@@ -1,0 +1,198 @@
+"""What a node says of itself: its report in Redis, and announcements of what has happened here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import Callable
+
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.errors import ModelsyncError
+from modelsync.core.ids import ModelName, Version
+from modelsync.core.messages import announcement
+from modelsync.ports import Catalog, Clock, VersionStore
+from modelsync.runtime.activator import Activator
+from modelsync.runtime.alarms import Alarms
+from modelsync.runtime.book import Book
+from modelsync.runtime.crew import Crew
+from modelsync.runtime.elector import Elector
+from modelsync.runtime.following import Following
+from modelsync.runtime.office import Office
+from modelsync.runtime.placer import Placer
+from modelsync.runtime.redis_health import RedisHealth
+from modelsync.runtime.settings import Identity, LiveSettings
+from modelsync.runtime.wake import Wake
+
+REPORT_EVERY_S = 2.0
+REPORT_PAUSE_S = 0.03
+"""What changes within this time is told in one report, and the switch that is under way goes first."""
+
+
+class Reporting:
+    """One node's reports."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        settings: LiveSettings,
+        book: Book,
+        catalog_: Catalog,
+        store: VersionStore,
+        activator: Activator,
+        elector: Elector,
+        office: Office,
+        placer: Placer,
+        following: Following,
+        health: RedisHealth,
+        alarms: Alarms,
+        clock: Clock,
+        switched: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.crew = Crew()
+        self.switched = switched
+        """Told of each activation and rejection here."""
+        self._identity = identity
+        self._book = book
+        self._catalog = catalog_
+        self._store = store
+        self._activator = activator
+        self._elector = elector
+        self._office = office
+        self._placer = placer
+        self._following = following
+        self._health = health
+        self._alarms = alarms
+        self._clock = clock
+        self._incarnation = secrets.token_hex(8)
+        self._has_reported = False
+        self._got_further: set[ModelName] = set()
+        """Models of which the next report tells something that a rollout waits for."""
+        self._wake = Wake()
+
+    def wake(self) -> None:
+        """Something that others read of this node has changed."""
+        self._wake.set()
+
+    async def changed(self, name: ModelName, what: str, version: Version | None) -> None:
+        """A model's state here moved: report it, and announce an activation."""
+        self._wake.set()
+        rollout = self._book.record(name).rollout
+        if rollout is not None and rollout.open:
+            self._got_further.add(name)
+        if what not in ("activated", "rejected"):
+            return
+        self.switched()
+        text = announcement(
+            f"version.{what}",
+            self._identity.fleet,
+            self._elector.epoch,
+            "",
+            model=name,
+            version=version,
+            digest=str(self._book.record(name).require(version).digest) if version else None,
+            node=self._identity.node,
+            reason=self._activator.gates.reason(name, version) if version and what == "rejected" else None,
+        )
+        self.crew.start(self._announce(text), "announce")
+
+    def tell_alarm(self, kind: str, what: str) -> None:
+        text = announcement(
+            "alarm.raised",
+            self._identity.fleet,
+            self._elector.epoch,
+            "",
+            kind=kind,
+            what=what,
+            node=self._identity.node,
+        )
+        self.crew.start(self._announce(text), "alarm")
+
+    async def _announce(self, text: str) -> None:
+        with contextlib.suppress(ModelsyncError):
+            await self._catalog.announce(text)
+
+    async def run(self) -> None:
+        nodes_due_s = 0.0
+        while True:
+            try:
+                if self._clock.boottime_s() >= nodes_due_s:  # not with each report of a busy node: it costs N reads
+                    nodes_due_s = self._clock.boottime_s() + REPORT_EVERY_S
+                    await self._following.refresh_nodes()
+                    self._look_for_twin()  # before our own report hides what a twin has written
+                further, self._got_further = self._got_further, set()
+                await self._catalog.report(self._identity.node, self.report())
+                await self._tell_holder(further)
+                self._has_reported = True
+                self._health.answered("report")
+            except ModelsyncError as error:
+                self._health.failed("report", error)
+            await self._wake.wait(REPORT_EVERY_S)
+            await asyncio.sleep(REPORT_PAUSE_S)
+
+    async def _tell_holder(self, names: set[ModelName]) -> None:
+        """A report about an open rollout is out: its holder reads it now rather than at its next look."""
+        for name in sorted(names):
+            await self._catalog.announce(
+                announcement(
+                    "rollout.reported",
+                    self._identity.fleet,
+                    self._elector.epoch,
+                    "",
+                    model=name,
+                    node=self._identity.node,
+                )
+            )
+
+    def report(self) -> dict[str, str]:
+        """The fields of ``node:ID``."""
+        extra: dict[str, object] = {}
+        troubles = (self.settings.config_error, self._elector.trouble, self._health.of("events"))
+        for key, value in (
+            ("error", "; ".join(filter(None, troubles))),
+            ("transfers", self._activator.transfers()),
+            ("refusals", dict(list(self._office.refusals().items())[:50])),
+            ("orphans", {name: self._orphan_paths(record) for name, record in self._book.orphans.items()}),
+            ("fencing", self._elector.fencing),
+            ("labels", list(self.settings.labels)),
+            ("alarms", self._alarms.sentences(5)),
+            ("placement_error", self._placer.trouble),
+            ("serve_url", self.settings.serve_url),
+            ("capacity_bytes", self._store.capacity_bytes()),
+            ("disk_full", self._activator.disk_full),
+            ("asked", sorted(self._activator.keeper.asked)),
+        ):
+            if value:
+                extra[key] = value
+        failed = [line for line in self._activator.report().values() if line["error"]]
+        return {
+            "id": self._identity.node,
+            "role": self._elector.role,
+            "url": self._identity.url,
+            "rack": self._identity.labels.rack,
+            "zone": self._identity.labels.zone,
+            "state": "degraded" if failed or self.settings.config_error else "ok",
+            "epoch": str(self._elector.epoch),
+            "applied": str(self._book.applied),
+            "priority": str(self._elector.settings.priority),
+            "eligible": "" if self._elector.settings.excluded else "yes",
+            "incarnation": self._incarnation,
+            "models": json.dumps(self._activator.report(), ensure_ascii=False),
+            "extra": json.dumps(extra, ensure_ascii=False),
+        }
+
+    def _orphan_paths(self, record: ModelRecord) -> dict[str, str]:
+        """Version to the tree that can be published again."""
+        return {
+            str(number): str(self._store.tree_path(record.name, entry.digest))
+            for number, entry in sorted(record.versions.items())
+        }
+
+    def _look_for_twin(self) -> None:
+        """After our own first report only another living process can have written one under this id."""
+        for node in self._book.nodes:
+            if node.id == self._identity.node and self._has_reported and node.incarnation != self._incarnation:
+                self._alarms.raised("node.twin", f"{node.id} at {node.url or 'no address'} and at {self._identity.url}")
