@@ -7,29 +7,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.integration.crew import Crew, await_live
 from tests.integration.daemons import until
 from tests.integration.terms import TTL_S, Ledger, in_step, primary_of, seen_by
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    crew = Crew(tmp_path_factory.mktemp("crew"))
-    yield crew
-    crew.close()
-
-
-@pytest.fixture
-def crew(started: Crew) -> Iterator[Crew]:
-    started.mend()
-    yield started
-    started.mend()
-    started.ledger.check(started.redis, started.daemons)
-
 
 # --- the primary dies or sleeps ---------------------------------------------------------------------------------------
 

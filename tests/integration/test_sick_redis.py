@@ -16,21 +16,6 @@ from tests.integration.daemons import Daemon, until
 from tests.integration.terms import TTL_S, in_step
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    made = Crew(tmp_path_factory.mktemp("sick"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def crew(started: Crew) -> Iterator[Crew]:
-    started.mend()
-    yield started
-    started.mend()
-    started.ledger.check(started.redis, started.daemons)
-
-
 def read_only(client: redis.Redis) -> Callable[[], object]:
     client.execute_command("REPLICAOF", "127.0.0.1", "1")
     return lambda: client.execute_command("REPLICAOF", "NO", "ONE")

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
-import pytest
 from blake3 import blake3
 from tests.integration.crew import Crew, await_live
 from tests.integration.daemons import until
 from tests.integration.terms import TTL_S, in_step, primary_of
 
 LATER = {"later": "a field of a release that does not exist yet"}
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    made = Crew(tmp_path_factory.mktemp("upgrade"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def crew(started: Crew) -> Iterator[Crew]:
-    started.mend()
-    yield started
-    started.mend()
-    started.ledger.check(started.redis, started.daemons)
 
 
 def test_what_a_later_release_adds_is_passed_over(crew: Crew) -> None:
@@ -64,9 +47,9 @@ def test_each_host_is_restarted_in_turn_as_an_upgrade_does(crew: Crew) -> None:
         await_live(crew.daemons, "rolling", b"%d" % number)
 
 
-def test_a_manifest_of_a_later_format_is_refused_by_name_and_the_old_version_stays(started: Crew) -> None:
+def test_a_manifest_of_a_later_format_is_refused_by_name_and_the_old_version_stays(started_crew: Crew) -> None:
     """The last test of this file: the fleet stays degraded while its newest version cannot be read."""
-    crew = started
+    crew = started_crew
     until(lambda: in_step(crew.daemons), "all three")
     redis, primary = crew.redis, crew.primary()
     crew.ledger.publish(primary, "later", b"1")
