@@ -18,7 +18,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import PeerUnavailable
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
-from modelsync.core.neighbours import Labels
+from modelsync.core.swarm.neighbours import Labels
 from modelsync.edges.disk.asked_file import AskedFile, UsedVersions
 from modelsync.edges.disk.catalog_files import CatalogFiles
 from modelsync.edges.disk.ingest import IngestingStore

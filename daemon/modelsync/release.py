@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from modelsync.config import Config, read_secret
+from modelsync.core.election.lease import Authority
 from modelsync.core.ids import NodeId
-from modelsync.core.lease import Authority
 from modelsync.edges.disk import state_lock
 from modelsync.edges.disk.state_file import StateFile
 from modelsync.edges.redis import release as redis_release

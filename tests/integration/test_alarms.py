@@ -15,7 +15,7 @@ from tests.integration.terms import QUICK_LEASE, Ledger, in_step, primary_of
 
 from modelsync.core.errors import LeaseLost, VersionConflict
 from modelsync.core.ids import EntryId
-from modelsync.core.suspects import QUARANTINE_S, Suspects
+from modelsync.core.swarm.suspects import QUARANTINE_S, Suspects
 from modelsync.ports import Change
 from modelsync.runtime.alarms import KINDS, Alarms
 from modelsync.runtime.publisher import Publisher

@@ -17,9 +17,9 @@ import pytest_asyncio
 from tests.integration.http_fixture import FakeNode, digest_of, serving
 from tests.integration.test_fetch import Replica, opened
 
-from modelsync.core.batches import NOT_HELD
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable
 from modelsync.core.manifest import FileEntry
+from modelsync.core.transfer.batches import NOT_HELD
 from modelsync.edges.disk import durable
 from modelsync.edges.http.server import HttpServer
 from modelsync.ports import Peer, Progress

@@ -12,6 +12,7 @@ from typing import Any
 import fakeredis
 import pytest
 
+from modelsync.core.election.lease import NO_LEASE
 from modelsync.core.errors import (
     LeaseLost,
     MalformedMessage,
@@ -21,7 +22,6 @@ from modelsync.core.errors import (
     VersionConflict,
 )
 from modelsync.core.ids import EntryId, FleetName, NodeId, Version
-from modelsync.core.lease import NO_LEASE
 from modelsync.edges.redis.catalog import RedisCatalog
 from modelsync.edges.redis.connect import connect
 from modelsync.edges.redis.embedded import EmbeddedRedis

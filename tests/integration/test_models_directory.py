@@ -12,7 +12,7 @@ from tests.integration.daemons import Daemon, Fleet, until
 from modelsync import publish
 from modelsync.core.errors import DiskFailed, NotAModel
 from modelsync.core.ids import ModelName, Version
-from modelsync.core.source_notes import SourceNotes
+from modelsync.core.sources.notes import SourceNotes
 from modelsync.edges.models.directory import place, read_notes, staging
 
 FRAUD = ModelName("fraud")

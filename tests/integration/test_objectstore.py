@@ -12,8 +12,8 @@ from tests.integration.s3_server import KEYS, s3_server
 
 from modelsync.core.errors import ObjectStoreRefused, ObjectStoreUnavailable, PeerRefused, VersionConflict
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, FleetName, ModelName, Version
-from modelsync.core.layout import SourceFile
 from modelsync.core.manifest import FileEntry, Manifest, encode
+from modelsync.core.sources.layout import SourceFile
 from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.objectstore.body import store_answer
 from modelsync.edges.objectstore.client import ObjectStore, object_key

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.sim.redis_model import RedisModel, Written
 
+from modelsync.core.election.lease import NO_LEASE, Authority, LeaseView
 from modelsync.core.ids import EntryId, FleetName, NodeId
-from modelsync.core.lease import NO_LEASE, Authority, LeaseView
 from modelsync.edges.redis.connect import connect
 from modelsync.edges.redis.embedded import EmbeddedRedis
 from modelsync.edges.redis.lease import RedisLease

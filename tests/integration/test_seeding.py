@@ -14,10 +14,10 @@ from tests.disk import sources
 from tests.integration.lying_peer import LyingPeer, peers
 
 from modelsync.core import manifest as manifests
-from modelsync.core import seeds
 from modelsync.core.ids import EntryId, ModelName, Version
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry, Manifest
-from modelsync.core.seeds import Span
+from modelsync.core.transfer import seeds
+from modelsync.core.transfer.seeds import Span
 from modelsync.edges.disk import alignment
 from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.pull.fetch import Fetcher

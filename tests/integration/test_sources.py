@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from modelsync.core.errors import DiskFailed
-from modelsync.core.layout import Entry
-from modelsync.core.settle import Writers
-from modelsync.core.source_events import Closed, Overflowed, Removed, Renamed, Written
+from modelsync.core.sources.events import Closed, Overflowed, Removed, Renamed, Written
+from modelsync.core.sources.layout import Entry
+from modelsync.core.sources.settle import Writers
 from modelsync.edges.models import scan as scan_edge
 from modelsync.edges.models import watch as watch_edge
 from modelsync.edges.models.scan import DirectoryScanner, open_for_writing
@@ -457,7 +457,7 @@ async def test_hostile_names_are_refused_and_shown_escaped(bench: Bench) -> None
 async def test_a_model_of_a_hundred_thousand_files_passes_and_one_more_does_not(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelsync.core.layout.MAX_FILES", 50)
+    monkeypatch.setattr("modelsync.core.sources.layout.MAX_FILES", 50)
     monkeypatch.setattr(scan_edge, "_MAX_NAMES", 60)
     for name, count in (("fits", 50), ("much", 51), ("endless", 200)):
         for number in range(count):

@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from modelsync.core import election
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election_state import State, writing_authority
+from modelsync.core.election import machine as election
+from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import Eligibility, Rival
+from modelsync.core.election.lease import HANDOFF, HELD, NO_LEASE, Authority, LeaseView, Timing
+from modelsync.core.election.promise import Promise
+from modelsync.core.election.state import State, writing_authority
 from modelsync.core.ids import EntryId, NodeId
-from modelsync.core.lease import HANDOFF, HELD, NO_LEASE, Authority, LeaseView, Timing
-from modelsync.core.promise import Promise
 
 ARROW = " -> "
 

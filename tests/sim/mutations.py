@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from modelsync.core import candidacy, election_holding, election_state, election_watching, lease, promise
-from modelsync.core.election_state import Role
-from modelsync.core.lease import NO_LEASE
-from modelsync.core.promise import Verdict
+from modelsync.core.election import candidacy, lease, promise
+from modelsync.core.election import holding as election_holding
+from modelsync.core.election import state as election_state
+from modelsync.core.election import watching as election_watching
+from modelsync.core.election.lease import NO_LEASE
+from modelsync.core.election.promise import Verdict
+from modelsync.core.election.state import Role
 from tests.sim import redis_model, schedule
 from tests.sim.oracle import Violation
 from tests.sim.redis_model import EMPTY, RedisModel

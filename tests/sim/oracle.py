@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelsync.core.election.lease import Authority
 from modelsync.core.ids import EntryId
-from modelsync.core.lease import Authority
 from tests.sim.redis_model import Written
 
 

@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from modelsync.core import placement
-from modelsync.core.placement import Item, Place
+from modelsync.core.storage import placement
+from modelsync.core.storage.placement import Item, Place
 
 STEP_S = 30.0
 GRACE_S = 300.0

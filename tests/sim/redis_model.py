@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from modelsync.core.election.lease import HANDOFF, HELD, NO_LEASE, RELEASED, Authority, LeaseView
 from modelsync.core.ids import ZERO_ID, EntryId
-from modelsync.core.lease import HANDOFF, HELD, NO_LEASE, RELEASED, Authority, LeaseView
 
 
 @dataclass(frozen=True, slots=True)

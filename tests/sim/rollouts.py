@@ -21,13 +21,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from modelsync.core import catalog, policy, rollout, rollout_orders, rollout_steps
+from modelsync.core import catalog, policy
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.errors import PolicyRefusal
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version
-from modelsync.core.rollout import Gate, Plan
-from modelsync.core.rollout_orders import Start
-from modelsync.core.rollout_steps import AskGate, GateAnswered, Looked, Said, Watch, Write
+from modelsync.core.rollout import orders as rollout_orders
+from modelsync.core.rollout import record as rollout
+from modelsync.core.rollout import steps as rollout_steps
+from modelsync.core.rollout.orders import Start
+from modelsync.core.rollout.record import Gate, Plan
+from modelsync.core.rollout.steps import AskGate, GateAnswered, Looked, Said, Watch, Write
 
 MODEL = ModelName("fraud")
 STRAGGLER_S, SOAK_S, LOST_AFTER_S, TTL_S = 10.0, 6.0, 10.0, 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from modelsync.core.lease import NO_LEASE
+from modelsync.core.election.lease import NO_LEASE
 from tests.sim.oracle import Violation
 from tests.sim.redis_model import EMPTY, RedisModel
 from tests.sim.world import TIMING, Link, Node, World

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelsync.core.swarm_messages import Limits
+from modelsync.core.swarm.messages import Limits
 from tests.sim.swarm_world import World
 
 TRANSFERS = 100_000

@@ -13,9 +13,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from modelsync.core import neighbours, shares
-from modelsync.core.swarm import Swarm
-from modelsync.core.swarm_messages import (
+from modelsync.core.swarm import neighbours, shares
+from modelsync.core.swarm.messages import (
     AbandonRun,
     AskRun,
     Candidate,
@@ -29,6 +28,7 @@ from modelsync.core.swarm_messages import (
     RunDone,
     RunFailed,
 )
+from modelsync.core.swarm.plan import Swarm
 
 PRIMARY = "primary"
 SALT = b"an object"
@@ -141,7 +141,7 @@ class World:
 
     def _candidates(self, host: Host) -> Sequence[Candidate]:
         names = [name for name in self.hosts if name not in (host.id, PRIMARY)]
-        if self._tier is not None:  # as core.neighbours does, without sorting a large fleet for each of its nodes
+        if self._tier is not None:  # as core.swarm.neighbours does, without sorting a large fleet for each of its nodes
             names = host.rng.sample(names, neighbours.NEAR + neighbours.FAR)
         others = [Candidate(name, self._distance(host.id, name)) for name in names]
         return [*others, Candidate(PRIMARY, primary=True, holds=True)]

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from modelsync.core import rollout_orders, rollout_steps
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.ids import EntryId
-from modelsync.core.rollout_steps import Write
+from modelsync.core.rollout import orders as rollout_orders
+from modelsync.core.rollout import steps as rollout_steps
+from modelsync.core.rollout.steps import Write
 from tests.sim import many, rollouts
 
 SEEDS = 300

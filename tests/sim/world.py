@@ -15,13 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelsync.core import election, election_state, promise
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election_state import Role, State
+from modelsync.core.election import machine as election
+from modelsync.core.election import messages as msg
+from modelsync.core.election import promise
+from modelsync.core.election import state as election_state
+from modelsync.core.election.candidacy import Eligibility, Rival
+from modelsync.core.election.lease import Authority, Timing
+from modelsync.core.election.promise import Promise
+from modelsync.core.election.state import Role, State
 from modelsync.core.ids import ZERO_ID, EntryId, NodeId
-from modelsync.core.lease import Authority, Timing
-from modelsync.core.promise import Promise
 from tests.sim.oracle import Oracle
 from tests.sim.redis_model import Data, Record, RedisModel, Written, fenced
 

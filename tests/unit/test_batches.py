@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync.core import batches
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
+from modelsync.core.transfer import batches
 
 MIB = 1 << 20
 

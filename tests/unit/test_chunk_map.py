@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync.core.chunk_map import MAX_RANGES, ChunkMap, bits_within
-from modelsync.core.suspects import MAX_SUSPECTS, QUARANTINE_S, Suspects
+from modelsync.core.swarm.suspects import MAX_SUSPECTS, QUARANTINE_S, Suspects
+from modelsync.core.transfer.chunk_map import MAX_RANGES, ChunkMap, bits_within
 
 
 def made(held: set[int], count: int = 10, chunk: int = 100, size: int = 950) -> ChunkMap:

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.scenarios.runner import render
 
-from modelsync.core import candidacy, election, promise
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election import TABLE
-from modelsync.core.election_state import Role, State, writing_authority
+from modelsync.core.election import candidacy, promise
+from modelsync.core.election import machine as election
+from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import Eligibility, Rival
+from modelsync.core.election.lease import NO_LEASE, Authority, LeaseView, Timing, observed
+from modelsync.core.election.machine import TABLE
+from modelsync.core.election.promise import GrantRefusal, Promise, Verdict
+from modelsync.core.election.state import Role, State, writing_authority
 from modelsync.core.ids import EntryId, NodeId
-from modelsync.core.lease import NO_LEASE, Authority, LeaseView, Timing, observed
-from modelsync.core.promise import GrantRefusal, Promise, Verdict
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.txt"))
 A, B = NodeId("a"), NodeId("b")

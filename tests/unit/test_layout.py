@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync.core import layout
-from modelsync.core.layout import Entry, Item, Layout, interpret
-from modelsync.core.source_names import is_ignored, model_of, shown
+from modelsync.core.sources import layout
+from modelsync.core.sources.layout import Entry, Item, Layout, interpret
+from modelsync.core.sources.names import is_ignored, model_of, shown
 
 CAPACITY = 1 << 40
 

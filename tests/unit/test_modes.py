@@ -1,14 +1,14 @@
-"""core.modes: what a host must hold, may let go of, and what the primary writes, over tables and hostile records."""
+"""core.storage.modes: what a host must hold, may let go of, what the primary writes, by tables, hostile records."""
 
 from __future__ import annotations
 
 import pytest
 
-from modelsync.core import modes
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import NodeId
-from modelsync.core.modes import Demand, Kept, Placement
-from modelsync.core.placement import Place
+from modelsync.core.storage import modes
+from modelsync.core.storage.modes import Demand, Kept, Placement
+from modelsync.core.storage.placement import Place
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 SPLIT = Placement("partitioned", 2, (A, B))

@@ -1,4 +1,4 @@
-"""core.placement: balance, movement, zones, and what may be let go, over tables and arbitrary histories."""
+"""core.storage.placement: balance, movement, zones, and what may be let go, over tables and arbitrary histories."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sim import placement as histories
 
-from modelsync.core import placement
-from modelsync.core.placement import Item, Place, arranged, balance, may_let_go, moved_bytes
+from modelsync.core.storage import placement
+from modelsync.core.storage.placement import Item, Place, arranged, balance, may_let_go, moved_bytes
 
 EIGHT = [Place(f"node-{n}") for n in range(8)]
 NINTH = Place("node-8")

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from modelsync.core import rollout, rollout_orders, rollout_steps
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import MalformedMessage, PolicyRefusal
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
-from modelsync.core.rollout import Gate, Plan, Rollout
-from modelsync.core.rollout_steps import AskGate, GateAnswered, Looked, Said, Watch, Write
+from modelsync.core.rollout import orders as rollout_orders
+from modelsync.core.rollout import record as rollout
+from modelsync.core.rollout import steps as rollout_steps
+from modelsync.core.rollout.record import Gate, Plan, Rollout
+from modelsync.core.rollout.steps import AskGate, GateAnswered, Looked, Said, Watch, Write
 
 ID, DIGEST, OTHER = EntryId(7, 1), Digest(b"a" * 32), Digest(b"b" * 32)
 GATE = Gate("http://prometheus", "errors", 0.5)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync.core import canonical, seeds
+from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
-from modelsync.core.seeds import Span
+from modelsync.core.transfer import seeds
+from modelsync.core.transfer.seeds import Span
 
 A, B, C = (Digest(bytes([number]) * 32) for number in (1, 2, 3))
 MIB = CHUNK_BYTES

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from modelsync.core.settle import (
+from modelsync.core.sources.events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
+from modelsync.core.sources.settle import (
     Complete,
     Facts,
     Settling,
@@ -20,7 +21,6 @@ from modelsync.core.settle import (
     bucket_of,
     is_bucket,
 )
-from modelsync.core.source_events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
 
 SETTLE_S = 5.0
 WALL_NS = 1_700_000_000_000_000_000

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sim.swarm_world import PRIMARY, World
 
-from modelsync.core import neighbours, shares
-from modelsync.core.swarm import PATIENCE_S, STALL_S, Swarm
-from modelsync.core.swarm_messages import (
+from modelsync.core.swarm import neighbours, shares
+from modelsync.core.swarm.messages import (
     AbandonRun,
     Arrived,
     AskRun,
@@ -27,8 +26,9 @@ from modelsync.core.swarm_messages import (
     RunDone,
     RunFailed,
 )
-from modelsync.core.swarm_peers import GRACE_S
-from modelsync.core.swarm_runs import HEDGE_S
+from modelsync.core.swarm.peers import GRACE_S
+from modelsync.core.swarm.plan import PATIENCE_S, STALL_S, Swarm
+from modelsync.core.swarm.runs import HEDGE_S
 
 MIB = 1 << 20
 CHUNKS = 32

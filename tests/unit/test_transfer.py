@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.test_manifest import entry
 
 from modelsync.core.manifest import CHUNK_BYTES
-from modelsync.core.transfer import MAX_RUN_BYTES, Run, runs
+from modelsync.core.transfer.ranges import MAX_RUN_BYTES, Run, runs
 
 LONGEST = MAX_RUN_BYTES // CHUNK_BYTES
 

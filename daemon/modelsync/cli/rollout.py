@@ -12,7 +12,7 @@ from modelsync.cli.wishes import send
 from modelsync.core import commands
 from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ModelName, model_name
-from modelsync.core.rollout import STRATEGIES
+from modelsync.core.rollout.record import STRATEGIES
 
 
 @click.command("rollout")

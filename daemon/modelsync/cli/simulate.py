@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from modelsync.cli.output import print_json, print_table
-from modelsync.core import placement
-from modelsync.core.placement import Item, Place
+from modelsync.core.storage import placement
+from modelsync.core.storage.placement import Item, Place
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)

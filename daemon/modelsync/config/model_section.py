@@ -11,8 +11,8 @@ from modelsync.config.reading import Section
 from modelsync.config.schema import ModelSection
 from modelsync.core import ids
 from modelsync.core.ids import ModelName
-from modelsync.core.modes import MODES, Mode
-from modelsync.core.rollout import EACH, STRATEGIES, Gate
+from modelsync.core.rollout.record import EACH, STRATEGIES, Gate
+from modelsync.core.storage.modes import MODES, Mode
 
 _RIGHT_SHARES = "a list of whole numbers from 1 to 100, such as [10, 50],"
 _LARGEST_THRESHOLD = 1e300

@@ -37,7 +37,7 @@ from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
-from modelsync.core.modes import Mode
+from modelsync.core.storage.modes import Mode
 
 _DEFAULT_LISTEN = "127.0.0.1:8461"
 _SECTIONS = ("fleet", "node", "models", "lease", "transfer", "storage", "pins", "model", "security", "serve")

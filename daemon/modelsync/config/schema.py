@@ -15,8 +15,8 @@ from typing import Literal
 from modelsync.core.gates import Check, Health, ModelGates
 from modelsync.core.hooks import Hook
 from modelsync.core.ids import FleetName, ModelName, NodeId
-from modelsync.core.modes import Mode
-from modelsync.core.rollout import EACH, Gate, Plan
+from modelsync.core.rollout.record import EACH, Gate, Plan
+from modelsync.core.storage.modes import Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from modelsync.config.reading import Section
 from modelsync.config.schema import StorageSection
 from modelsync.config.secret_files import access_fault
 from modelsync.core.ids import MAX_INTEGER
-from modelsync.core.modes import MODES, Mode
+from modelsync.core.storage.modes import MODES, Mode
 
 
 def storage_section(table: Section, homes: Mapping[str, str]) -> StorageSection:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from modelsync.core import canonical, modes, rollout
+from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage, NoSuchVersion, PolicyRefusal, VersionConflict
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, version
-from modelsync.core.modes import REPLICATED, Placement
-from modelsync.core.rollout import Rollout
+from modelsync.core.rollout import record as rollout
+from modelsync.core.rollout.record import Rollout
+from modelsync.core.storage import modes
+from modelsync.core.storage.modes import REPLICATED, Placement
 
 MAX_VERSIONS = 500
 """Records kept for one model; the oldest that nothing names are dropped first. Their manifests go with their bytes."""

@@ -12,7 +12,7 @@ from modelsync.core import canonical, catalog
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import EntryId, ModelName, alias_name, model_name, node_id, version
-from modelsync.core.rollout import STRATEGIES
+from modelsync.core.rollout.record import STRATEGIES
 
 MAX_COMMAND_BYTES = 4096
 

@@ -40,7 +40,7 @@ class FileEntry:
     chunk_list: Digest | None = None
     chunk_bytes: int = CHUNK_BYTES
     seeds: Digest | None = None
-    """A map of which ranges lie in files of earlier versions (core.seeds): a hint, of no weight in what the file is."""
+    """A map of ranges that lie in files of earlier versions (core.transfer.seeds): a hint, not what the file is."""
 
     @property
     def chunk_count(self) -> int:

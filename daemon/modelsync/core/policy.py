@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelsync.core import catalog, rollout
+from modelsync.core import catalog
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import Version
-from modelsync.core.rollout import Rollout
+from modelsync.core.rollout import record as rollout
+from modelsync.core.rollout.record import Rollout
 
 DAY_MS = 86_400_000
 

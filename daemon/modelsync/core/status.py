@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from modelsync.core import catalog
-from modelsync.core import rollout as rollouts
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ZERO_ID, EntryId, Version
-from modelsync.core.neighbours import UNLABELLED, Labels
-from modelsync.core.rollout import Rollout
+from modelsync.core.rollout import record as rollouts
+from modelsync.core.rollout.record import Rollout
+from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 
 LOST_AFTER_S = 10.0
 """Five missed reports (one each 2 s): the node is shown as lost; nothing else follows from it."""

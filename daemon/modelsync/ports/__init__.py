@@ -5,10 +5,10 @@ Nothing is decided here. Every method says what it raises, in the words of ``cor
 
 from __future__ import annotations
 
-from modelsync.core.layout import SourceFile as SourceFile
-from modelsync.core.lease import Authority as Authority
-from modelsync.core.lease import LeaseView as LeaseView
-from modelsync.core.promise import Promise as Promise
+from modelsync.core.election.lease import Authority as Authority
+from modelsync.core.election.lease import LeaseView as LeaseView
+from modelsync.core.election.promise import Promise as Promise
+from modelsync.core.sources.layout import SourceFile as SourceFile
 from modelsync.ports.authority import Coordinator as Coordinator
 from modelsync.ports.authority import EpochLedger as EpochLedger
 from modelsync.ports.authority import PromisePeers as PromisePeers

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from modelsync.core.election.lease import Authority, LeaseView
+from modelsync.core.election.promise import Promise
 from modelsync.core.ids import EntryId, NodeId
-from modelsync.core.lease import Authority, LeaseView
-from modelsync.core.promise import Promise
 
 
 class Coordinator(Protocol):

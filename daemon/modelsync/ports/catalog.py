@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelsync.core.catalog import ModelRecord
+from modelsync.core.election.lease import Authority, LeaseView
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import EntryId, ModelName, NodeId, Version
-from modelsync.core.lease import Authority, LeaseView
-from modelsync.core.rollout import Rollout
+from modelsync.core.rollout.record import Rollout
 from modelsync.core.status import NodeReport
 
 

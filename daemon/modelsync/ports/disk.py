@@ -10,12 +10,12 @@ from threading import Event, Lock
 from typing import Protocol
 
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.chunk_map import ChunkMap
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, Version
-from modelsync.core.layout import SourceFile
 from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.core.sources.layout import SourceFile
+from modelsync.core.transfer.chunk_map import ChunkMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Peer:
     id: str
     url: str
     distance: int = 2
-    """From this node, see ``core.neighbours``."""
+    """From this node, see ``core.swarm.neighbours``."""
     primary: bool = False
     holds: bool = True
     """It has reported that it holds all of the version. Others may be pulling it."""

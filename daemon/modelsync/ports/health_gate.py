@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from modelsync.core.rollout import Gate
+from modelsync.core.rollout.record import Gate
 
 
 class HealthGate(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from modelsync.core.cache import Cached
 from modelsync.core.ids import Digest
+from modelsync.core.storage.cache import Cached
 
 
 class AskedModels(Protocol):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelsync.core.election.promise import Promise
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry
-from modelsync.core.promise import Promise
 from modelsync.ports.disk import HeldPart
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from modelsync.core.ids import ModelName, Version
-from modelsync.core.layout import Entry, Kind, SourceFile
-from modelsync.core.settle import Writers
-from modelsync.core.source_events import SourceEvent
+from modelsync.core.sources.events import SourceEvent
+from modelsync.core.sources.layout import Entry, Kind, SourceFile
+from modelsync.core.sources.settle import Writers
 
 
 @dataclass(frozen=True, slots=True)

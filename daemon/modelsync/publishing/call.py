@@ -21,7 +21,7 @@ from modelsync.access import Target, access
 from modelsync.core.errors import NotAModel
 from modelsync.core.ids import ModelName, Version, fleet_name, model_name
 from modelsync.core.ids import version as version_of
-from modelsync.core.source_notes import SourceNotes
+from modelsync.core.sources.notes import SourceNotes
 from modelsync.edges.models.directory import place, staging
 from modelsync.publishing import describe, directory, weights
 from modelsync.publishing.upload import await_copies, upload

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelsync.core.errors import NotAModel
-from modelsync.core.source_names import model_of
+from modelsync.core.sources.names import model_of
 from modelsync.publishing import parameters, schema
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python", "yaml": "pyyaml"}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from modelsync.core import fleet as fleets
-from modelsync.core import modes, status
+from modelsync.core import status
 from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
+from modelsync.core.storage import modes
 from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 from modelsync.runtime.node import Node
 from modelsync.runtime.publisher import Draft

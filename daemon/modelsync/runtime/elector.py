@@ -1,4 +1,4 @@
-"""The election's loop: it waits, asks Redis, the disk and the peers, and hands what they say to core.election.
+"""The election's loop: it waits, asks Redis, the disk and the peers, and hands what they say to core.election.machine.
 
 Nothing is decided here. Events enter through ``_feed``, which is synchronous: from the instant at which a higher epoch
 is known, ``authority`` is None, whatever request is still on its way. Effects are carried out one after another by the
@@ -18,10 +18,12 @@ from typing import Any
 
 import structlog
 
-from modelsync.core import election
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import Eligibility, Rival
-from modelsync.core.election_state import Role, State, writing_authority
+from modelsync.core.election import machine as election
+from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import Eligibility, Rival
+from modelsync.core.election.lease import Timing
+from modelsync.core.election.promise import Ahead, fencing
+from modelsync.core.election.state import Role, State, writing_authority
 from modelsync.core.errors import (
     IntegrityFault,
     LocalFault,
@@ -32,8 +34,6 @@ from modelsync.core.errors import (
     StaleEpoch,
 )
 from modelsync.core.ids import NodeId, node_id
-from modelsync.core.lease import Timing
-from modelsync.core.promise import Ahead, fencing
 from modelsync.ports import Authority, Clock, Coordinator, EpochLedger, LeaseView, Promise, PromisePeers
 
 log = structlog.get_logger()

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import structlog
 
-from modelsync.core import rollout
 from modelsync.core.errors import BadName, ModelsyncError
 from modelsync.core.ids import ModelName, model_name
+from modelsync.core.rollout import record as rollout
 from modelsync.ports import Catalog, Clock
 from modelsync.runtime.activator import Ack, Activator
 from modelsync.runtime.book import Book

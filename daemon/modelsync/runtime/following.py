@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from modelsync.core import fleet as fleets
-from modelsync.core.candidacy import Rival
+from modelsync.core.election.candidacy import Rival
 from modelsync.core.errors import AuthorityLost, ModelsyncError, RemoteFault
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book

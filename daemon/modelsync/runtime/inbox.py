@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 
-from modelsync.core.source_events import Overflowed, SourceEvent
+from modelsync.core.sources.events import Overflowed, SourceEvent
 
 MAX_EVENTS = 20_000
 """Not yet taken; beyond it they are dropped and said to be lost. Above the kernel's own limit of 16,384."""

@@ -1,6 +1,6 @@
 """What this host holds of models, mode by mode: whether it must, whether it may let go, what it keeps besides.
 
-This file gathers what core.modes and core.cache decide upon. It must not know how bytes come or go.
+This file gathers what core.storage.modes and core.storage.cache decide upon. It must not know how bytes come or go.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from modelsync.core import cache, modes, policy
+from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import RemoteFault
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
-from modelsync.core.modes import Demand, Mode
+from modelsync.core.storage import cache, modes
+from modelsync.core.storage.modes import Demand, Mode
 from modelsync.ports import ActiveRecord, AskedModels, Depot, VersionCache
 from modelsync.runtime.book import Book
 

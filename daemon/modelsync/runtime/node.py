@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from modelsync.core.catalog import ModelRecord
+from modelsync.core.election.promise import Ahead
 from modelsync.core.errors import IntegrityFault, ModelsyncError, PeerUnavailable, RemoteFault
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ModelName, NodeId
-from modelsync.core.promise import Ahead
 from modelsync.ports import Authority, Catalog, Clock, VersionStore
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.alarms import Alarms

@@ -17,7 +17,7 @@ import structlog
 
 from modelsync.core.errors import LocalFault, ModelsyncError, NotAModel, PolicyRefusal, SourceChanged, VersionConflict
 from modelsync.core.ids import ModelName, NodeId
-from modelsync.core.source_notes import SourceNotes
+from modelsync.core.sources.notes import SourceNotes
 from modelsync.ports import CatalogDisk, ReadySource, SourceFile, Sources
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.publisher import Draft, Publisher

@@ -1,4 +1,4 @@
-"""What the primary does for placements: it sees who is there, asks core.modes what must change, and writes it.
+"""What the primary does for placements: it sees who is there, asks core.storage.modes what must change, and writes it.
 
 A node counts as gone only when this primary has itself seen it silent for ``replace_after_s`` over successful reads:
 a Redis that lost all reports, or a primary that was just promoted, replaces nobody.
@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import structlog
 
-from modelsync.core import modes, policy
+from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import ModelName, NodeId
-from modelsync.core.modes import Kept, Placement
-from modelsync.core.placement import Item, Place, missing_copies
 from modelsync.core.status import NodeReport
+from modelsync.core.storage import modes
+from modelsync.core.storage.modes import Kept, Placement
+from modelsync.core.storage.placement import Item, Place, missing_copies
 from modelsync.ports import Clock, Depot
 from modelsync.runtime.book import Book
 from modelsync.runtime.keeping import Keeper

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from blake3 import blake3
 
-from modelsync.core import catalog, commands, rollout_orders
+from modelsync.core import catalog, commands
 from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord, WishChange
@@ -33,8 +33,9 @@ from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry, Manifest
 from modelsync.core.messages import announcement
-from modelsync.core.modes import Placement
-from modelsync.core.rollout_orders import Start
+from modelsync.core.rollout import orders as rollout_orders
+from modelsync.core.rollout.orders import Start
+from modelsync.core.storage.modes import Placement
 from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published, SourceFile, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate

@@ -10,7 +10,7 @@ from itertools import islice
 
 import structlog
 
-from modelsync.core.source_names import shown
+from modelsync.core.sources.names import shown
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import structlog
 
-from modelsync.core import commands, rollout_orders, rollout_steps, status
+from modelsync.core import commands, status
 from modelsync.core.commands import Command
 from modelsync.core.errors import (
     AuthorityLost,
@@ -24,9 +24,11 @@ from modelsync.core.errors import (
     RemoteFault,
 )
 from modelsync.core.ids import ModelName, NodeId
-from modelsync.core.rollout import EACH, Gate, Plan
-from modelsync.core.rollout_orders import Start
-from modelsync.core.rollout_steps import AskGate, GateAnswered, Looked, Said, Watch, Write
+from modelsync.core.rollout import orders as rollout_orders
+from modelsync.core.rollout import steps as rollout_steps
+from modelsync.core.rollout.orders import Start
+from modelsync.core.rollout.record import EACH, Gate, Plan
+from modelsync.core.rollout.steps import AskGate, GateAnswered, Looked, Said, Watch, Write
 from modelsync.ports import Authority, Clock, HealthGate
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelsync.core.gates import ModelGates
 from modelsync.core.ids import FleetName, ModelName, NodeId
-from modelsync.core.neighbours import UNLABELLED, Labels
+from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 from modelsync.runtime.keeping import StorageSettings
 
 

@@ -1,7 +1,7 @@
 """The watched models directory as a stream of complete versions: events, scans and deadlines, put in order.
 
-This file alone decides in which order things are scanned. It must not decide what a model is (core.layout) nor when one
-is complete (core.settle), and it knows neither inotify nor the file system (the Scanner and Watch it is given do).
+This file alone decides in which order things are scanned. What a model is decides core.sources.layout; when
+one is complete, core.sources.settle. Inotify and the file system are for the Scanner and Watch that it is given.
 
 Nothing here ever says that a model is gone: an emptied, unmounted or replaced directory is only a directory in which
 there is nothing to publish.
@@ -20,10 +20,10 @@ from types import TracebackType
 import structlog
 
 from modelsync.core.errors import LocalFault
-from modelsync.core.layout import Item, Layout, SourceFile, interpret
-from modelsync.core.settle import Complete, Facts, Settling, Waiting, Writers, entry_of
-from modelsync.core.source_events import Overflowed, RootRemoved, SourceEvent, WatchLost
-from modelsync.core.source_names import model_of, shown
+from modelsync.core.sources.events import Overflowed, RootRemoved, SourceEvent, WatchLost
+from modelsync.core.sources.layout import Item, Layout, SourceFile, interpret
+from modelsync.core.sources.names import model_of, shown
+from modelsync.core.sources.settle import Complete, Facts, Settling, Waiting, Writers, entry_of
 from modelsync.ports import Clock, Listing, ReadySource, Scanner, Watch
 from modelsync.runtime.inbox import Inbox
 from modelsync.runtime.refusals import Refusals

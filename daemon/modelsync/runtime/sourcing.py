@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from modelsync.core.ids import ModelName, Version
-from modelsync.core.neighbours import distance
 from modelsync.core.status import NodeReport
+from modelsync.core.swarm.neighbours import distance
 from modelsync.ports import Depot, Peer
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import structlog
 from blake3 import blake3
 
-from modelsync.core import batches
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
+from modelsync.core.transfer import batches
 from modelsync.ports import Candidate, Clock, Peer, Progress, Puller, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gates import Gates

@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from modelsync.core.errors import LocalFault, WatchUnavailable
-from modelsync.core.source_events import SourceEvent
+from modelsync.core.sources.events import SourceEvent
 from modelsync.ports import Scanner, Watch
 from modelsync.runtime.refusals import DIRECTORY, Refusals
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from modelsync.core import canonical
-from modelsync.core.cache import Cached
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import Digest, model_name
+from modelsync.core.storage.cache import Cached
 from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store

@@ -1,7 +1,8 @@
 """Copying a complete source into the store, hashed as it is copied.
 
-This file alone reads the models directory's bytes. It must not decide when a source is complete (core.settle does) nor
-which number it gets. A file that is not what the scan saw, before or after, is not ingested: the source starts again.
+This file alone reads the models directory's bytes. It must not decide when a source is complete (core.sources.settle
+does) nor which number it gets. A file that is not what the scan saw, before or after, is not ingested: the source
+starts again.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelsync.core.chunk_map import ChunkMap
 from modelsync.core.ids import Digest
+from modelsync.core.transfer.chunk_map import ChunkMap
 from modelsync.ports import HeldPart
 
 

@@ -1,7 +1,7 @@
 """Making a seed map when a file is published: from the version before, and through its map from those before that.
 
 This file alone decides which older file a new one is compared with, and whether a map is worth its bytes. How equal
-ranges are found is alignment's, what a map means is core.seeds'.
+ranges are found is alignment's, what a map means is core.transfer.seeds'.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from modelsync.core import seeds
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
-from modelsync.core.seeds import Layer, Span
+from modelsync.core.transfer import seeds
+from modelsync.core.transfer.seeds import Layer, Span
 from modelsync.edges.disk import alignment
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modelsync.core.election.lease import Authority
+from modelsync.core.election.promise import grant_refusal
 from modelsync.core.errors import BadName, LayoutCorrupt, StaleEpoch
 from modelsync.core.ids import MAX_INTEGER, ZERO_ID, EntryId, NodeId, node_id
-from modelsync.core.lease import Authority
-from modelsync.core.promise import grant_refusal
 from modelsync.edges.disk.durable import local_faults, replace_file
 
 FORMAT = 1

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from modelsync.core.errors import MalformedMessage, PeerRefused, PeerUnavailable
-from modelsync.core.rollout import Gate
+from modelsync.core.rollout.record import Gate
 
 TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = 4 << 20

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from modelsync.core.batches import MAX_OBJECT_BYTES, MAX_OBJECTS, NOT_HELD, SIZE_BYTES
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import Digest
+from modelsync.core.transfer.batches import MAX_OBJECT_BYTES, MAX_OBJECTS, NOT_HELD, SIZE_BYTES
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.http import bodies as http_bodies
 from modelsync.edges.http.bodies import BodyPace

@@ -19,12 +19,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from modelsync.core import manifest as manifests
-from modelsync.core import source_notes
 from modelsync.core.errors import MalformedMessage, NotAModel
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import FileEntry
-from modelsync.core.source_names import MARKERS, as_number, is_ignored, model_of, shown
-from modelsync.core.source_notes import SourceNotes
+from modelsync.core.sources import notes as source_notes
+from modelsync.core.sources.names import MARKERS, as_number, is_ignored, model_of, shown
+from modelsync.core.sources.notes import SourceNotes
 from modelsync.edges.disk.durable import local_faults, replace_directory
 from modelsync.edges.http.json import json_object
 from modelsync.edges.http.outgoing import OutgoingFile, files_of

@@ -1,7 +1,7 @@
 """Reading the models directory: what lies there, and who has it open for writing.
 
-This file alone calls scandir and asks for leases. It must not decide what a model is (core.layout) nor when one is
-complete (core.settle).
+This file alone calls scandir and asks for leases. What a model is decides core.sources.layout; when one
+is complete, core.sources.settle.
 
 The walk goes through directory descriptors and never through a symbolic link, so a directory that is swapped for a link
 meanwhile cannot lead it out of the tree. Where a link leads is only looked at, to say what it is.
@@ -27,8 +27,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modelsync.core.layout import MAX_DEPTH, MAX_FILES, Entry, Kind
-from modelsync.core.settle import Writers
+from modelsync.core.sources.layout import MAX_DEPTH, MAX_FILES, Entry, Kind
+from modelsync.core.sources.settle import Writers
 from modelsync.edges.disk.durable import local_faults
 from modelsync.ports import Listing
 

@@ -41,7 +41,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Ma
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from modelsync.core.errors import WatchUnavailable
-from modelsync.core.source_events import (
+from modelsync.core.sources.events import (
     Adjusted,
     Closed,
     Created,

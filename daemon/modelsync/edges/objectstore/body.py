@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from queue import Empty, Full, Queue
 from threading import Event
 
-from modelsync.core import batches
 from modelsync.core.errors import ObjectStoreRefused, ObjectStoreUnavailable, PeerRefused, PeerUnavailable
 from modelsync.core.ids import Digest
+from modelsync.core.transfer import batches
 from modelsync.edges.objectstore.client import READERS, STORE_PEER, ObjectStore, document_key, object_key
 
 SEGMENT_BYTES = 64 << 20

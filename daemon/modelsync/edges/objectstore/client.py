@@ -19,10 +19,8 @@ from urllib.parse import urlsplit
 
 from blake3 import blake3
 
-from modelsync.core import claims
 from modelsync.core import manifest as manifests
 from modelsync.core.canonical import MAX_DOCUMENT_BYTES
-from modelsync.core.claims import Claim
 from modelsync.core.errors import (
     ConfigurationFault,
     LayoutCorrupt,
@@ -32,6 +30,8 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import Digest, FleetName, ModelName, Version
 from modelsync.core.manifest import FileEntry, Manifest
+from modelsync.core.storage import claims
+from modelsync.core.storage.claims import Claim
 from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store

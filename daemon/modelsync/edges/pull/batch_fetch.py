@@ -14,11 +14,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelsync.core import batches
-from modelsync.core.batches import NOT_HELD, SIZE_BYTES
 from modelsync.core.errors import LocalFault, PeerRefused
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
+from modelsync.core.transfer import batches
+from modelsync.core.transfer.batches import NOT_HELD, SIZE_BYTES
 from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelsync.core.chunk_map import ChunkMap
 from modelsync.core.errors import DigestMismatch
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
-from modelsync.core.transfer import Run
+from modelsync.core.transfer.chunk_map import ChunkMap
+from modelsync.core.transfer.ranges import Run
 from modelsync.edges.disk import durable, partial_file
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.partial_file import RunningHash

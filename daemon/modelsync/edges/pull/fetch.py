@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from modelsync.core import seeds
 from modelsync.core.errors import (
     DigestMismatch,
     IntegrityFault,
@@ -30,9 +29,10 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
-from modelsync.core.seeds import Assembly, Layer
-from modelsync.core.suspects import Suspects
-from modelsync.core.transfer import Run, runs
+from modelsync.core.swarm.suspects import Suspects
+from modelsync.core.transfer import seeds
+from modelsync.core.transfer.ranges import Run, runs
+from modelsync.core.transfer.seeds import Assembly, Layer
 from modelsync.edges.disk import partial_file
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store

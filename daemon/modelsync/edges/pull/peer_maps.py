@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from modelsync.core.chunk_map import MAX_RANGES, Ranges
 from modelsync.core.errors import PeerRefused
 from modelsync.core.ids import Digest
+from modelsync.core.transfer.chunk_map import MAX_RANGES, Ranges
 from modelsync.edges.pull.connections import Connections
 from modelsync.ports import Peer
 

@@ -1,7 +1,7 @@
 """Filling a file from what this host holds already: copied in the kernel, and then verified like everything else.
 
 Two ways lead to local bytes: a chunk of the same digest in any version's file, and the publisher's map of ranges that
-moved (core.seeds). Neither is trusted: a chunk counts after its BLAKE3 matched, and one that does not match is pulled.
+moved (core.transfer.seeds). Neither is trusted: a chunk counts after its BLAKE3 matched, or is pulled.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
-from modelsync.core import seeds
 from modelsync.core.errors import IntegrityFault
 from modelsync.core.ids import Digest
-from modelsync.core.seeds import Assembly, Layer, Span
+from modelsync.core.transfer import seeds
+from modelsync.core.transfer.seeds import Assembly, Layer, Span
 from modelsync.edges.disk import durable, partial_file
 from modelsync.edges.disk.store import Store
 from modelsync.edges.pull.chunk_stream import FilePull

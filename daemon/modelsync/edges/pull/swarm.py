@@ -1,4 +1,4 @@
-"""One object from several peers at once: carries out what ``core.swarm`` plans, in threads.
+"""One object from several peers at once: carries out what ``core.swarm.plan`` plans, in threads.
 
 The thread that called orders; a thread for each request receives, and one more for each map that is read. Everything
 that happens comes back over one queue, so the plan is only ever touched by one thread. This file must not know who
@@ -15,12 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from modelsync.core import neighbours
-from modelsync.core.chunk_map import bits_within
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable
-from modelsync.core.suspects import Suspects
-from modelsync.core.swarm import Swarm
-from modelsync.core.swarm_messages import (
+from modelsync.core.swarm import neighbours
+from modelsync.core.swarm.messages import (
     AbandonRun,
     Arrived,
     AskRun,
@@ -36,7 +33,10 @@ from modelsync.core.swarm_messages import (
     RunDone,
     RunFailed,
 )
-from modelsync.core.transfer import Run
+from modelsync.core.swarm.plan import Swarm
+from modelsync.core.swarm.suspects import Suspects
+from modelsync.core.transfer.chunk_map import bits_within
+from modelsync.core.transfer.ranges import Run
 from modelsync.edges.pull.attempt import Attempt, Overtaken
 from modelsync.edges.pull.chunk_stream import FilePull, receive
 from modelsync.edges.pull.connections import Connections, require_going_on, without_frames

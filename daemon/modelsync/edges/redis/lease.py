@@ -13,9 +13,9 @@ from typing import Any
 
 from redis import exceptions as faults
 
+from modelsync.core.election.lease import HANDOFF, LEASE_STATES, NO_LEASE, RELEASED
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import MAX_INTEGER, FleetName, NodeId, node_id
-from modelsync.core.lease import HANDOFF, LEASE_STATES, NO_LEASE, RELEASED
 from modelsync.core.messages import announcement
 from modelsync.edges.redis.connect import connect, redis_faults
 from modelsync.ports import Authority, LeaseView

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from modelsync.core.election.lease import RELEASED, Authority
 from modelsync.core.errors import RedisRefused, RedisUnavailable
-from modelsync.core.lease import RELEASED, Authority
 from modelsync.core.messages import announcement
 
 TIMEOUT_S = 2.0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from modelsync.core.ids import Digest, EntryId, Version
-from modelsync.core.rollout import (
+from modelsync.core.rollout.record import (
     ABORTED,
     DONE,
     MOVING,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import ripe_at_s
-from modelsync.core.election_state import Claim, Role, State, Step, contested, min_epoch
-from modelsync.core.lease import (
+from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import ripe_at_s
+from modelsync.core.election.lease import (
     HELD,
     Authority,
     LeaseView,
@@ -15,6 +14,7 @@ from modelsync.core.lease import (
     observed,
     writing_deadline_s,
 )
+from modelsync.core.election.state import Claim, Role, State, Step, contested, min_epoch
 
 
 def read(state: State, event: msg.Ticked, now_s: float) -> Step:

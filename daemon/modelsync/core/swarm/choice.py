@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from modelsync.core.swarm_peers import KnownPeer
+from modelsync.core.swarm.peers import KnownPeer
 
 WINDOW_CHUNKS = 256
 """Rarest first within so many chunks of the first that can be had: write-back likes neighbours."""

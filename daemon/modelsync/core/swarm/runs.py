@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelsync.core.swarm_messages import AskRun
-from modelsync.core.swarm_peers import MIN_RATE_BYTES_PER_S
+from modelsync.core.swarm.messages import AskRun
+from modelsync.core.swarm.peers import MIN_RATE_BYTES_PER_S
 
 HEDGE_S = 2.0
 """A request that brought less than the least rate in this time stands still."""

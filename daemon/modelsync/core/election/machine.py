@@ -19,10 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from modelsync.core import election_holding as holding
-from modelsync.core import election_messages as msg
-from modelsync.core import election_watching as watching
-from modelsync.core.election_state import Role, State, Step
+from modelsync.core.election import holding, watching
+from modelsync.core.election import messages as msg
+from modelsync.core.election.state import Role, State, Step
 
 
 def step(state: State, event: msg.Event, now_s: float) -> Step:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from modelsync.core import shares
-from modelsync.core.swarm_messages import Candidate, PeersSeen
+from modelsync.core.swarm import shares
+from modelsync.core.swarm.messages import Candidate, PeersSeen
 
 NEAR, FAR = 6, 2
 """Peers by distance, and peers from anywhere. A random graph of degree 8 reaches 10,000 nodes in about five steps."""

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from modelsync.core.source_events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
-from modelsync.core.source_names import as_number, is_ignored, is_marker
+from modelsync.core.sources.events import Adjusted, Closed, Created, FileEvent, Removed, Renamed, Written
+from modelsync.core.sources.names import as_number, is_ignored, is_marker
 
 # --- what a look at an item can end in -------------------------------------------------------------------------------
 

@@ -13,12 +13,12 @@
 
 from __future__ import annotations
 
-from modelsync.core import shares
-from modelsync.core.swarm_choice import Offer, in_order, offers, rarity, run_of
-from modelsync.core.swarm_messages import AbandonRun, AskRun, Effect, ReadMap
-from modelsync.core.swarm_peers import KnownPeer
-from modelsync.core.swarm_runs import HEDGE_S, OpenRun, is_late, is_still
-from modelsync.core.swarm_state import SwarmState
+from modelsync.core.swarm import shares
+from modelsync.core.swarm.choice import Offer, in_order, offers, rarity, run_of
+from modelsync.core.swarm.messages import AbandonRun, AskRun, Effect, ReadMap
+from modelsync.core.swarm.peers import KnownPeer
+from modelsync.core.swarm.runs import HEDGE_S, OpenRun, is_late, is_still
+from modelsync.core.swarm.state import SwarmState
 
 ALONE_BYTES = 256 << 20
 """One request's range where there is but one peer: the gap between two is nothing, and it can still move."""

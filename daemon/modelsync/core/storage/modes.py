@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
-from modelsync.core import canonical, placement
+from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import NodeId, Version, node_id
-from modelsync.core.placement import Item, Place
+from modelsync.core.storage import placement
+from modelsync.core.storage.placement import Item, Place
 
 Mode = Literal["replicated", "shared", "partitioned"]
 MODES: tuple[Mode, ...] = ("replicated", "shared", "partitioned")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from modelsync.core import catalog, rollout
+from modelsync.core import catalog
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.errors import BadName, PolicyRefusal
 from modelsync.core.ids import Digest, EntryId, Version
-from modelsync.core.rollout import WAVES, Plan, Rollout
-from modelsync.core.rollout_steps import Said, Write
+from modelsync.core.rollout import record as rollout
+from modelsync.core.rollout.record import WAVES, Plan, Rollout
+from modelsync.core.rollout.steps import Said, Write
 from modelsync.core.status import NodeReport
 
 Value = TypeVar("Value")

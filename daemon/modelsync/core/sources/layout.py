@@ -19,7 +19,7 @@ from modelsync.core import ids
 from modelsync.core.errors import BadName
 from modelsync.core.ids import ModelName, Version
 from modelsync.core.manifest import published_path
-from modelsync.core.source_names import DOCUMENTS, MARKERS, as_number, is_ignored, is_marker, model_of, shown
+from modelsync.core.sources.names import DOCUMENTS, MARKERS, as_number, is_ignored, is_marker, model_of, shown
 
 MAX_FILES = 100_000
 """In one model (FAULTS, row 31): beyond it the manifest itself would be too large."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from modelsync.core.swarm_messages import (
+from modelsync.core.swarm.messages import (
     Arrived,
     ChunkCorrupt,
     ChunkDone,
@@ -19,8 +19,8 @@ from modelsync.core.swarm_messages import (
     RunDone,
     RunFailed,
 )
-from modelsync.core.swarm_peers import KnownPeer
-from modelsync.core.swarm_runs import OpenRun
+from modelsync.core.swarm.peers import KnownPeer
+from modelsync.core.swarm.runs import OpenRun
 
 
 class SwarmState:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modelsync.core import election_messages as msg
-from modelsync.core import promise as promises
-from modelsync.core.election_state import Role, State, Step, contested, must_step_down
-from modelsync.core.lease import HELD, LeaseView, same_grant, writing_deadline_s
-from modelsync.core.promise import Verdict
+from modelsync.core.election import messages as msg
+from modelsync.core.election import promise as promises
+from modelsync.core.election.lease import HELD, LeaseView, same_grant, writing_deadline_s
+from modelsync.core.election.promise import Verdict
+from modelsync.core.election.state import Role, State, Step, contested, must_step_down
 
 
 def renew(state: State, event: msg.Ticked, now_s: float) -> Step:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelsync.core.election.lease import HANDOFF, HELD, RELEASED, Authority, Timing, Watch, same_grant
 from modelsync.core.ids import ZERO_ID, EntryId
-from modelsync.core.lease import HANDOFF, HELD, RELEASED, Authority, Timing, Watch, same_grant
 
 MAX_RANKS = 8
 """Later ranks start together with the eighth, so that in a large fleet the last does not wait for minutes."""

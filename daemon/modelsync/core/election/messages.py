@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelsync.core.candidacy import Eligibility
+from modelsync.core.election.candidacy import Eligibility
+from modelsync.core.election.lease import Authority, LeaseView
+from modelsync.core.election.promise import Ahead, Promise
 from modelsync.core.ids import EntryId
-from modelsync.core.lease import Authority, LeaseView
-from modelsync.core.promise import Ahead, Promise
 
 # --- events ---------------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from modelsync.core import election_messages as msg
-from modelsync.core.candidacy import FIT, Eligibility
+from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import FIT, Eligibility
+from modelsync.core.election.lease import NO_LEASE, Authority, LeaseView, Timing, Watch, may_write
+from modelsync.core.election.promise import Round
 from modelsync.core.ids import ZERO_ID, EntryId, NodeId
-from modelsync.core.lease import NO_LEASE, Authority, LeaseView, Timing, Watch, may_write
-from modelsync.core.promise import Round
 
 
 class Role(Enum):

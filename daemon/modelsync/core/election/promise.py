@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from modelsync.core.election.lease import Authority, same_grant
 from modelsync.core.ids import EntryId
-from modelsync.core.lease import Authority, same_grant
 
 
 @dataclass(frozen=True, slots=True)

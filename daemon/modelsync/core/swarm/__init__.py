@@ -1,0 +1,1 @@
+"""Who is asked for which chunks of an object, and when."""
