@@ -479,6 +479,37 @@ def test_a_model_above_the_budget_is_refused_and_so_is_one_that_finds_no_room(
     assert client.load("a").predict(1) == 1
 
 
+def test_what_a_call_holds_is_not_evicted_and_what_it_held_is_counted_until_it_ends(world: World) -> None:
+    for name in "abcd":
+        world.publish(ord(name), name)
+    client = world.client(budget_bytes=2 * world.loader.size)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __mul__(self, factor: float) -> float:
+            begun.set()
+            assert go_on.wait(10)
+            return factor
+
+    a, answers = client.load("a"), []
+    thread = threading.Thread(target=lambda: answers.append(a.predict(Slow())))
+    thread.start()
+    assert begun.wait(10)
+    for name in "bcdbcd":  # by recency alone, `a` would have to go each time
+        client.load(name)
+        assert a.resident
+    counts = client.stats()["models"]["a"]["1"]
+    assert (counts["requests"], counts["hits"], counts["evictions"], counts["loads"]) == (1, 1, 0, 1)
+    world.publish(5, "a")
+    until(lambda: a.version == 2, "swap")
+    assert client.stats()["client"]["occupied_bytes"] > world.loader.size  # two versions of it
+    go_on.set()
+    thread.join()
+    assert answers == [ord("a")]
+    client.load("b"), client.load("c")
+    assert not a.resident
+
+
 @pytest.mark.parametrize("memory", ["overlap", "replace"])
 def test_when_memory_is_short_a_swap_overlaps_or_replaces(world: World, memory: str) -> None:
     world.publish(2)

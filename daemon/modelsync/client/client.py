@@ -20,11 +20,13 @@ from typing import Any, Literal
 
 from modelsync.client import backoff, forking, switching
 from modelsync.client.counting import BUCKET_S, ModelCounts, series
-from modelsync.client.handle import Entry, Handle, Timer, predicting
+from modelsync.client.entry import Entry, predicting
+from modelsync.client.handle import Handle
 from modelsync.client.loaders.contract import Loader, Progress
 from modelsync.client.loading import Loaded, Loading, Trusted, Verify, WarmUp
 from modelsync.client.memory import Memory
 from modelsync.client.offers import Offer, Offers
+from modelsync.client.timing import Timer
 from modelsync.client.watching import Watching
 from modelsync.core.errors import ClientClosed, ModelFileRefused, ModelsyncError
 
@@ -268,7 +270,7 @@ class Client:
     def restart_in_child(self) -> None:
         """Start anew what a fork does not copy: locks, threads, the watch. Loads that were under way begin again."""
         self._lock = self._memory.lock = threading.Condition(threading.RLock())
-        self._memory.forget_calls()
+        self._memory.restart_in_child()
         self._flights.clear()
         self._executor = self._new_executor()
         self._watches = self._watches or self._watches_in_children
@@ -302,18 +304,20 @@ class Client:
         return handle
 
     def _missed(self, handle: Handle) -> Entry:
-        """The entry of a model that was not in memory when it was asked for, held for the caller: ``ended`` is due."""
+        """The entry of a model that was not in memory when it was asked for. Counts the request."""
         with self._lock:
-            entry = handle._entry
             if handle.resident:
-                entry.started += 1
-                return entry
+                return self._counted(handle._entry, misses=0)
             flight = self._begin(handle, None)
         entry = flight.future.result()
         with self._lock:
-            entry.started += 1
-            if entry.counts is not None:
-                entry.counts.misses += 1
+            return self._counted(entry, misses=1)
+
+    @staticmethod
+    def _counted(entry: Entry, *, misses: int) -> Entry:
+        if entry.counts is not None:
+            entry.counts.ended_requests += 1
+            entry.counts.misses += misses
         return entry
 
     def _begin(self, handle: Handle, progress: Progress | None) -> _Flight:
@@ -414,7 +418,7 @@ class Client:
             counts = self._counts[handle.name].of(offer.version)
             counts.digest = offer.digest
             entry = Entry(offer, loaded.model, predicting(handle.name, loaded.model), counts, loaded.size_bytes)
-            entry.timer = Timer(entry)
+            entry.timer = Timer(entry, handle._path)
             swap = None
             if before is not None and (before.version, before.digest) != (offer.version, offer.digest):
                 swap = Swap(handle.name, before.version, offer.version, offer.digest)
@@ -468,7 +472,7 @@ class Client:
                 for counts in self._counts.values():
                     counts.close_bucket(self._bucket_t_s)
                 self._bucket_t_s = _bucket_start()
-        paused = [timer for timer in self._memory.timers() if timer.paused()]
+        paused = [timer for timer in self._memory.timers() if timer.paused]
         for timer in paused:
             timer.arm()
         until_bucket_s = self._bucket_t_s + BUCKET_S - now_s

@@ -1,12 +1,11 @@
 """What is counted of each model and version, and its ring of 10 s buckets.
 
-The hit path adds two integers to the entry that it calls (`handle`) and nothing more; what stands here is updated by
-misses, loads and the client's one thread, and reads the entries' integers when it is asked.
+The hit path adds one to an integer (`hit`) and does nothing more; what stands here is updated by misses, loads and the
+client's one thread, and reads that integer when it is asked. All of it is guarded by the client's lock.
 """
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modelsync.client.latency import Histogram, difference, merged, percentile_s
 
 if TYPE_CHECKING:
-    from modelsync.client.handle import Entry
+    from modelsync.client.entry import Entry
 
 BUCKET_S = 10
 KEPT_BUCKETS = 8640
@@ -75,12 +74,12 @@ class VersionCounts:
     last: LoadTimes = field(default_factory=LoadTimes)
     latency: Histogram = field(default_factory=Histogram)
     ended_requests: int = 0
-    """Of entries that are gone."""
-    entries: weakref.WeakSet[Entry] = field(default_factory=weakref.WeakSet)
+    """All but those that entries which answer now have counted."""
+    answering: set[Entry] = field(default_factory=set)
 
     @property
     def requests(self) -> int:
-        return self.ended_requests + sum(entry.started for entry in list(self.entries))
+        return self.ended_requests + sum(entry.requests for entry in self.answering)
 
     @property
     def hits(self) -> int:

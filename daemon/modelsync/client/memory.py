@@ -3,6 +3,9 @@
 The rule, in words: models leave until the newcomer will fit; then it comes in as soon as what is in memory now is
 within the budget. So the budget is exceeded by at most one model, and only while a swap keeps two versions, or all else
 is in use.
+
+A call tells nobody when it ends, it just holds its version. So whether a model is in use is found out by letting go of
+it: what is still there then is in use, and comes back.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import weakref
 from collections.abc import Iterator
 
 from modelsync.client.eviction import Resident, admit
-from modelsync.client.handle import Entry, Handle, Timer
+from modelsync.client.entry import Entry
+from modelsync.client.handle import Handle
+from modelsync.client.timing import Timer
 from modelsync.core.errors import BudgetExceeded
 
 PATIENCE_S = 30.0
@@ -33,7 +38,8 @@ class Memory:
         self.lock = lock
         self.pinned: set[str] = set()
         self.evictions = 0
-        self._residents: dict[Handle, Entry] = {}
+        self._residents: dict[Handle, None] = {}
+        """In the order in which they came."""
         self._leaving: list[weakref.ref[Entry]] = []
         self._reserved_bytes = 0
         self._sweep = 0
@@ -43,14 +49,20 @@ class Memory:
         with self.lock:
             self._leaving = [each for each in self._leaving if each() is not None]
             held = sum(entry.size_bytes for each in self._leaving if (entry := each()) is not None)
-            return sum(entry.size_bytes for entry in self._residents.values()) + held + self._reserved_bytes
+            return sum(self._size_bytes(handle) for handle in self._residents) + held + self._reserved_bytes
 
     def residents(self) -> Iterator[Handle]:
         yield from list(self._residents)
 
     def timers(self) -> Iterator[Timer]:
         """The timers of what is in memory."""
-        yield from (entry.timer for entry in list(self._residents.values()) if entry.timer is not None)
+        for handle in self.residents():
+            timer = handle._entry.timer
+            if timer is not None:
+                yield timer
+
+    def _size_bytes(self, handle: Handle | None) -> int:
+        return handle._entry.size_bytes if handle in self._residents else 0
 
     def reserve(self, handle: Handle, needed_bytes: int, *, replace: bool) -> None:
         """Make room for a load. Raises BudgetExceeded: it can never fit, or nothing left within PATIENCE_S.
@@ -76,34 +88,48 @@ class Memory:
         if self.budget_bytes is not None:
             if replace and handle in self._residents and self.occupied_bytes() + needed_bytes > self.budget_bytes:
                 self.drop(handle)
-            own = self._residents.get(handle)
-            steady_bytes = self.occupied_bytes() - (own.size_bytes if own is not None else 0)
-            self._make_room(handle, steady_bytes, needed_bytes, self.budget_bytes)
+            self._make_room(handle, needed_bytes, self.budget_bytes)
             if self.occupied_bytes() > self.budget_bytes:
                 return False
         self._reserved_bytes += needed_bytes
         return True
 
-    def _make_room(self, newcomer: Handle | None, occupied_bytes: int, needed_bytes: int, budget_bytes: int) -> None:
+    def _make_room(self, newcomer: Handle | None, needed_bytes: int, budget_bytes: int) -> None:
+        """Let models leave until the newcomer fits in the place of its own old version, or all others are in use."""
         self._sweep += 1
-        rated = [self._rated(handle, entry) for handle, entry in self._residents.items()]
-        others = [each for each in rated if each.key is not newcomer]
+        rated = [self._rated(handle) for handle in self._residents if handle is not newcomer]
         before_bytes = self.occupied_bytes()
-        for victim in admit(others, occupied_bytes, needed_bytes, budget_bytes).victims:
-            self._evict(victim)
+        stayed = True
+        while stayed:
+            steady_bytes = self.occupied_bytes() - self._size_bytes(newcomer)
+            victims = admit(rated, steady_bytes, needed_bytes, budget_bytes).victims
+            stayed = not all([self._evict(victim) for victim in victims])
+            gone_or_used = set(victims)
+            rated = [each for each in rated if each.key not in gone_or_used]
         if before_bytes - self.occupied_bytes() >= _TRIM_BYTES:
             _give_back()
 
-    def _rated(self, handle: Handle, entry: Entry) -> Resident[Handle]:
+    def _rated(self, handle: Handle) -> Resident[Handle]:
+        entry = handle._entry
         uses = entry.swept(self._sweep)
-        return Resident(handle, entry.size_bytes, entry.stamp, uses, entry.in_use or handle.name in self.pinned)
+        return Resident(handle, entry.size_bytes, entry.stamp, uses, bool(entry.leases) or handle.name in self.pinned)
 
-    def _evict(self, handle: Handle) -> None:
-        entry = self._residents[handle]
+    def _evict(self, handle: Handle) -> bool:
+        """Let an idle model go. One that a call holds would keep its memory: it stays, and the answer is False."""
+        entry = handle._entry
+        counts, age_s, seen = entry.counts, time.monotonic() - entry.loaded_s, weakref.ref(entry)
+        del entry
+        handle._empty()
+        used = seen()
+        if used is not None:
+            handle._switch(used)
+            return False
+        del self._residents[handle]
         self.evictions += 1
-        if entry.counts is not None:
-            entry.counts.evicted(time.monotonic() - entry.loaded_s)
-        self.drop(handle)
+        if counts is not None:
+            counts.evicted(age_s)
+            counts.size_bytes = 0
+        return True
 
     def unreserve(self, needed_bytes: int) -> None:
         """A load ended, well or not."""
@@ -117,21 +143,22 @@ class Memory:
             self._sweep += 1
             entry.stamp = self._sweep  # newer than all that was used before its load began
             self._leave(handle)
-            self._residents[handle] = entry
-            handle._entry = entry
+            self._residents[handle] = None
+            handle._switch(entry)
             self.lock.notify_all()
 
     def drop(self, handle: Handle) -> None:
         """Let a handle's version leave; its next request loads again."""
         with self.lock:
             self._leave(handle)
-            handle._entry = handle._cold
+            handle._empty()
             self.lock.notify_all()
 
     def _leave(self, handle: Handle) -> None:
-        entry = self._residents.pop(handle, None)
-        if entry is None:
+        if handle not in self._residents:
             return
+        del self._residents[handle]
+        entry = handle._entry
         if entry.counts is not None:
             entry.counts.size_bytes = 0
         self._leaving.append(weakref.ref(entry))
@@ -140,12 +167,12 @@ class Memory:
         """Come back within the budget after a swap or a load that had to exceed it."""
         with self.lock:
             if self.budget_bytes is not None and self.occupied_bytes() > self.budget_bytes:
-                self._make_room(None, self.occupied_bytes(), 0, self.budget_bytes)
+                self._make_room(None, 0, self.budget_bytes)
 
-    def forget_calls(self) -> None:
-        """In a forked child: the calls that were under way belong to threads of the parent."""
-        for entry in self._residents.values():
-            entry.ended = entry.started
+    def restart_in_child(self) -> None:
+        """In a forked child: the leases and loads that were under way belong to threads of the parent."""
+        for handle in self._residents:
+            handle._entry.leases = 0
         self._reserved_bytes = 0
 
 
