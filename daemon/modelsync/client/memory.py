@@ -16,8 +16,8 @@ import time
 import weakref
 from collections.abc import Iterator
 
-from modelsync.client.eviction import Resident, admit
 from modelsync.client.entry import Entry
+from modelsync.client.eviction import Resident, admit
 from modelsync.client.handle import Handle
 from modelsync.client.timing import Timer
 from modelsync.core.errors import BudgetExceeded
