@@ -398,6 +398,35 @@ def test_callbacks_that_load_do_not_starve_a_single_worker(world: World) -> None
     assert done.wait(10)
 
 
+def test_a_callback_that_asks_for_what_another_thread_is_loading_waits_for_that_load(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.publish(1, "a"), world.publish(7, "b")
+    client = world.client(workers=2)
+    client.load("a")
+    loading, answers, gate = threading.Event(), [], threading.Event()
+    inner = world.loader.load
+
+    def slow(path: Path, context: LoadContext) -> Times:
+        if context.name == "b":
+            loading.set()
+            assert gate.wait(10)
+        return inner(path, context)
+
+    def callback(swap: Swap) -> None:
+        threading.Timer(0.2, gate.set).start()
+        answers.append(client.load("b").predict(1))
+
+    world.loader.load = slow  # type: ignore[method-assign]
+    client.prefetch("b")
+    assert loading.wait(10)
+    client.on_swap(callback)
+    world.publish(2, "a")
+    until(lambda: answers, "callback")
+    assert (answers, world.loader.loads) == ([7], 3)
+    assert "callback.failed" not in caplog.text
+
+
 # --- trust ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelsync.client import backoff
-from modelsync.client.counting import LoadTimes, ModelCounts, series
+from modelsync.client.buckets import series
+from modelsync.client.counting import LoadTimes, ModelCounts
 from modelsync.client.eviction import Resident, admit
 from modelsync.client.latency import BOUNDS_S, Histogram, difference, merged, percentile_s
 from modelsync.core.errors import LoaderUnavailable

@@ -10,11 +10,11 @@ from collections.abc import Collection
 from typing import Literal
 
 from modelsync.client.client import Client as Client
-from modelsync.client.client import Swap as Swap
 from modelsync.client.forking import preload as preload
 from modelsync.client.handle import Handle as Handle
 from modelsync.client.loaders.contract import LoadContext as LoadContext
 from modelsync.client.loaders.contract import Loader as Loader
+from modelsync.client.swaps import Swap as Swap
 
 
 def load_version(

@@ -1,4 +1,4 @@
-"""What is counted of each model and version, and its ring of 10 s buckets.
+"""What is counted of each model and version.
 
 The hit path adds one to an integer (`hit`) and does nothing more; what stands here is updated by misses, loads and the
 client's one thread, and reads that integer when it is asked. All of it is guarded by the client's lock.
@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from modelsync.client.buckets import KEPT_BUCKETS, Bucket
 from modelsync.client.latency import Histogram, difference, merged, percentile_s
 
 if TYPE_CHECKING:
     from modelsync.client.entry import Entry
-
-BUCKET_S = 10
-KEPT_BUCKETS = 8640
-"""A day of them; buckets in which nothing happened are not kept."""
 
 
 @dataclass(slots=True)
@@ -123,26 +120,6 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """What happened to one model within 10 s."""
-
-    t_s: int
-    """Unix time of its beginning."""
-    requests: int
-    misses: int
-    loads: int
-    load_s: float
-    coalesced: int
-    evictions: int
-    failures: int
-    latency: dict[int, int]
-
-    @property
-    def happened(self) -> bool:
-        return bool(self.requests or self.loads or self.evictions or self.failures or self.coalesced)
-
-
-@dataclass(frozen=True, slots=True)
 class _Totals:
     requests: int = 0
     misses: int = 0
@@ -218,30 +195,3 @@ class ModelCounts:
             failures=now.failures - before.failures,
             latency=latency,
         )
-
-
-def series(buckets: list[Bucket], step_s: int) -> list[dict[str, Any]]:
-    """Buckets as JSON, joined into steps. ``step_s`` is a multiple of 10. Steps without any request are left out."""
-    joined: dict[int, list[Bucket]] = {}
-    for bucket in buckets:
-        joined.setdefault(bucket.t_s // step_s * step_s, []).append(bucket)
-    return [_step(t_s, parts) for t_s, parts in sorted(joined.items())]
-
-
-def _step(t_s: int, parts: list[Bucket]) -> dict[str, Any]:
-    latency = merged(part.latency for part in parts)
-    requests, misses = sum(part.requests for part in parts), sum(part.misses for part in parts)
-    return {
-        "t_s": t_s,
-        "requests": requests,
-        "hits": max(0, requests - misses),
-        "misses": misses,
-        "coalesced": sum(part.coalesced for part in parts),
-        "loads": sum(part.loads for part in parts),
-        "load_s": sum(part.load_s for part in parts),
-        "evictions": sum(part.evictions for part in parts),
-        "failures": sum(part.failures for part in parts),
-        "latency_p50_s": percentile_s(latency, 0.5),
-        "latency_p90_s": percentile_s(latency, 0.9),
-        "latency_p99_s": percentile_s(latency, 0.99),
-    }

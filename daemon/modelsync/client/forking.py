@@ -2,7 +2,7 @@
 
 gunicorn ``--preload`` (also with uvicorn's worker class) forks its workers from a process that has imported the
 application. Trees and other models that no file can be mapped for are then in memory once. A child has none of its
-parent's threads, so each client gets new ones in it: a lock of its own, workers, and the watch on ``current``.
+parent's threads, so each client gets new ones in it: workers, and the watch on ``current``.
 
 uvicorn's own ``--workers`` starts new interpreters, which share nothing but mapped files.
 """
@@ -73,6 +73,7 @@ def _in_child() -> None:
     switching.after_fork()
     for client in _held:
         client.restart_in_child()
+        client.resume_after_fork()
     _held.clear()
 
 

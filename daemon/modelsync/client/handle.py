@@ -34,7 +34,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         entry, self._entry = self._entry, None
-        if entry is not None:
+        if entry is not None and entry.leases:  # a child forked inside of it has forgotten all leases
             entry.leases -= 1
 
     @property
