@@ -26,6 +26,7 @@ from modelsync.edges.http.guard import is_loopback
 from modelsync.edges.http.server import HttpServer
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.uploads.kept import Uploads
 from modelsync.runtime.alarms import KINDS
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.care import Care
@@ -82,6 +83,7 @@ class App:
             node=config.node.id,
             fleet=config.fleet.name,
             care=self._care(stack, parts, node),
+            uploads=Uploads(parts.store),
         )
         await server.start()
         stack.push_async_callback(server.stop)

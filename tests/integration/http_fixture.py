@@ -16,6 +16,7 @@ from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
 from modelsync.edges.http.limits import HttpLimits
 from modelsync.edges.http.server import HttpServer
+from modelsync.edges.uploads.kept import Uploads
 from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 
 TOKEN = "correct horse battery staple"
@@ -143,10 +144,19 @@ class FakeNode:
 
 
 @contextlib.asynccontextmanager
-async def serving(node: FakeNode, *, token: str | None = None, **limits: Any) -> AsyncIterator[HttpServer]:
+async def serving(
+    node: FakeNode, *, token: str | None = None, uploads: Uploads | None = None, **limits: Any
+) -> AsyncIterator[HttpServer]:
     """A started server on 127.0.0.1, stopped at the end."""
     server = HttpServer(
-        node, host="127.0.0.1", port=0, token=token, node="n1", fleet="test", limits=replace(QUICK, **limits)
+        node,
+        host="127.0.0.1",
+        port=0,
+        token=token,
+        node="n1",
+        fleet="test",
+        limits=replace(QUICK, **limits),
+        uploads=uploads,
     )
     await server.start()
     try:

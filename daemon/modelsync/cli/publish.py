@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, size
+from modelsync.cli.output import print_json, printable, size
 from modelsync.core.errors import BadName
 from modelsync.core.ids import model_name, version
 from modelsync.publishing.upload import await_copies, upload
@@ -56,7 +56,7 @@ def publish_command(
             bar = _Bar(quiet=as_json)
             published = await upload(
                 fleet, model, path, version=wanted, note=note, author=author or getpass.getuser(), metadata=metadata,
-                progress=bar.show,
+                progress=bar.show, say=lambda text: click.echo(printable(text), err=True),
             )  # fmt: skip
             bar.end()
             return await await_copies(fleet, published, copies, timeout_s)

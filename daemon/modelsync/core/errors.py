@@ -178,6 +178,40 @@ class SourceChanged(ModelsyncError):
     path: str
 
 
+# --- uploads under way -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class NoSuchUpload(ModelsyncError):
+    """There is no such upload here: it was finished, given up after a day, or is another host's. Begin a new one."""
+
+    upload: str
+
+
+@dataclass(eq=False)
+class WrongOffset(ModelsyncError):
+    """An upload goes on where it stopped, and nowhere else; the offset to go on from is given."""
+
+    offset_bytes: int
+    offered_bytes: int
+
+
+@dataclass(eq=False)
+class UploadIncomplete(ModelsyncError):
+    """Some of what was planned has not arrived, so nothing was published; ask what is missing and send it."""
+
+    missing_bytes: int
+
+
+@dataclass(eq=False)
+class UploadsFull(ModelsyncError):
+    """As many uploads as are kept at once are under way; try again when one of them has ended."""
+
+    retryable: ClassVar[bool] = True
+    uploads: int
+    most: int
+
+
 # --- client faults: what an application asked of a model ------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ from modelsync.ports.disk import LiveLinks as LiveLinks
 from modelsync.ports.disk import Peer as Peer
 from modelsync.ports.disk import Progress as Progress
 from modelsync.ports.disk import Puller as Puller
+from modelsync.ports.disk import ReceivedFile as ReceivedFile
 from modelsync.ports.disk import VersionStore as VersionStore
 from modelsync.ports.gates import Candidate as Candidate
 from modelsync.ports.gates import RejectionDisk as RejectionDisk

@@ -59,6 +59,16 @@ class Progress:
             self.wire_bytes += wire_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """A file that was uploaded whole, verified chunk by chunk and durable."""
+
+    entry: FileEntry
+    """With all its chunk digests inline."""
+    path: Path | None
+    """On the store's file system, nobody else's; None: the store held these bytes already."""
+
+
 class VersionStore(Protocol):
     """STATE. Methods raise DiskFull, DiskFailed, LayoutCorrupt."""
 
@@ -104,6 +114,9 @@ class VersionStore(Protocol):
         self, root: Path, sources: Sequence[SourceFile], bases: Sequence[FileEntry] = ()
     ) -> tuple[FileEntry, ...]:
         """Copy the files of one version into the store. Raises SourceChanged, NotAModel, DiskFull, DiskFailed."""
+
+    def take_in(self, received: Sequence[ReceivedFile], bases: Sequence[FileEntry] = ()) -> tuple[FileEntry, ...]:
+        """Give uploaded files their names in the store. Raises SourceChanged, DiskFull, DiskFailed."""
 
     def survey(self, root: Path) -> tuple[SourceFile, ...]:
         """Every regular file below a directory of our own. Raises NotAModel, DiskFailed."""

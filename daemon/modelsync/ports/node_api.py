@@ -11,16 +11,19 @@ from typing import Any, Protocol
 from modelsync.core.election.promise import Promise
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry
-from modelsync.ports.disk import HeldPart
+from modelsync.ports.disk import HeldPart, ReceivedFile
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A received model, still outside the store: a directory of this daemon's own below STATE/tmp."""
+    """A received model, still outside the store: a directory of this daemon's own below STATE."""
 
     model: ModelName
     root: Path
-    """Every regular file below it belongs to the model, under its path relative to this."""
+    """Every regular file below it belongs to the model, under its path relative to this; not so with ``received``."""
+    received: Sequence[ReceivedFile] | None = None
+    content: Digest | None = None
+    """What the sender says that the version's ``content`` is (PROTOCOL.md section 2)."""
     note: str = ""
     author: str = ""
     version: Version | None = None

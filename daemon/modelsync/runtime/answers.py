@@ -164,7 +164,7 @@ class NodeAnswers:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def publish(self, upload: Upload) -> Published:
-        files = await asyncio.to_thread(self._node.store.survey, upload.root)
+        files = () if upload.received else await asyncio.to_thread(self._node.store.survey, upload.root)
         draft = Draft(
             model=upload.model,
             root=upload.root,
@@ -173,6 +173,8 @@ class NodeAnswers:
             author=upload.author,
             note=upload.note,
             metadata=upload.metadata or {},
+            received=upload.received,
+            content=upload.content,
         )
         return await self._node.publisher.publish(draft)
 

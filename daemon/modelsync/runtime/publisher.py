@@ -23,6 +23,7 @@ from modelsync.core.commands import Command
 from modelsync.core.errors import (
     AuthorityLost,
     CatalogBehind,
+    DigestMismatch,
     LeaseLost,
     ModelsyncError,
     NoPrimary,
@@ -36,7 +37,7 @@ from modelsync.core.messages import announcement
 from modelsync.core.rollout import orders as rollout_orders
 from modelsync.core.rollout.orders import Start
 from modelsync.core.storage.modes import Placement
-from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published, SourceFile, VersionStore
+from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published, ReceivedFile, SourceFile, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
 
@@ -63,6 +64,10 @@ class Draft:
     note: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     arrived: str = "event"
+    received: Sequence[ReceivedFile] | None = None
+    """Files that were uploaded whole, instead of ``files``."""
+    content: Digest | None = None
+    """What the sender says that it is."""
 
 
 class Publisher:
@@ -107,8 +112,8 @@ class Publisher:
     async def publish(self, draft: Draft) -> Published:
         """Ingest and announce one version; the head's own bytes again change nothing and say so.
 
-        Raises: NotAModel, SourceChanged, VersionConflict, PolicyRefusal, DiskFull, DiskFailed, LeaseLost, NoPrimary,
-            RedisUnavailable.
+        Raises: NotAModel, SourceChanged, DigestMismatch (what the sender said it would be), VersionConflict,
+            PolicyRefusal, DiskFull, DiskFailed, LeaseLost, NoPrimary, RedisUnavailable.
         """
         self._require_authority()
         async with self.gate.shared():
@@ -128,7 +133,10 @@ class Publisher:
     def _ingest(self, draft: Draft) -> tuple[FileEntry, ...]:
         record = self._book.record(draft.model)
         head = self._store.manifest(record.require(record.head).digest) if record.head is not None else None
-        return self._store.ingest(draft.root, draft.files, head.files if head else ())
+        bases = head.files if head else ()
+        if draft.received is not None:
+            return self._store.take_in(draft.received, bases)
+        return self._store.ingest(draft.root, draft.files, bases)
 
     async def _chained(self, write: Callable[[], Awaitable[Answer]]) -> Answer:
         """Write under the lock; where Redis has lost what came before, write that back first and try once more."""
@@ -144,6 +152,7 @@ class Publisher:
         await self._settle()
         record = self._book.record(draft.model)
         content = Digest(blake3(manifests.content_bytes(files)).digest())
+        _require_content(draft, content)
         known = self._known(record, content, draft)
         if known is not None:
             return known
@@ -415,6 +424,13 @@ class Publisher:
             await self._append(authority, change)
         self._unsettled = None
         await self._book.refresh(lambda names: None, everything=True)
+
+
+def _require_content(draft: Draft, content: Digest) -> None:
+    if draft.content is not None and draft.content != content:
+        raise DigestMismatch(
+            path=draft.model, chunk=None, expected=str(draft.content), actual=str(content), source="upload"
+        )
 
 
 def _entry(manifest: Manifest, digest: Digest) -> VersionRecord:

@@ -24,7 +24,7 @@ from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.seed_maps import with_seeds
 from modelsync.edges.disk.store import BATCH_FILES, Store
-from modelsync.ports import SourceFile
+from modelsync.ports import ReceivedFile, SourceFile
 
 _WRITEBACK_BYTES = 32 << 20
 """How much is dirtied before write-back is started: large enough for whole extents, small against a disk's queue."""
@@ -40,6 +40,24 @@ class IngestingStore(Store):
     ) -> tuple[FileEntry, ...]:
         """Copy the files of one version into the store; see ``ingest``."""
         return ingest(self, root, sources, bases)
+
+    def take_in(self, received: Sequence[ReceivedFile], bases: Sequence[FileEntry] = ()) -> tuple[FileEntry, ...]:
+        """Give uploaded files, verified and durable, their names.
+
+        Raises: SourceChanged: one that was held is not any more; DiskFull, DiskFailed.
+        """
+        with local_faults(self.root, "make the uploaded files durable"):
+            batch = len(received) >= BATCH_FILES
+            with durable.filesystem_barrier(self.tmp) as barrier:
+                for file in received:
+                    if file.path is not None:
+                        self.adopt(file.path, file.entry.digest, sync=not batch)
+                    elif not self.has(file.entry.digest):
+                        raise SourceChanged(path=file.entry.path)
+                if batch:
+                    barrier()
+        entries = sorted((file.entry for file in received), key=lambda entry: entry.path)
+        return tuple(_with_chunk_list(self, with_seeds(self, entry, bases)) for entry in entries)
 
     def survey(self, root: Path) -> tuple[SourceFile, ...]:
         """Every regular file below a directory of our own. Raises NotAModel for anything else that lies there."""

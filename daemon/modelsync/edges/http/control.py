@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,17 +37,12 @@ from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version, model_name, node_id
 from modelsync.edges.http.errors import error_from_document, status_of
 from modelsync.edges.http.json import json_object, json_value
-from modelsync.edges.http.outgoing import OutgoingBody, files_of
 from modelsync.ports import Promise
 
 MAX_ANSWER_BYTES = 16 << 20
 """A status document of a thousand nodes with a hundred models each."""
 MAX_REDIRECTS = 3
 """A replica, a primary that has just stepped down, and one to spare."""
-MAX_QUERY_BYTES = 2000
-"""Above it, what is said about an upload goes into a form: servers and proxies take request lines of about 8 KB."""
-PUBLISH_ANSWER_S = 900.0
-"""From the last byte sent to the answer: the primary takes the files in and fsyncs them, 100 GB on a slow disk."""
 
 
 class ControlClient:
@@ -65,7 +58,7 @@ class ControlClient:
 
     def __init__(self, token: str | None = None, timeout_s: float = 5.0) -> None:
         self._headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})}
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._open_session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -84,46 +77,46 @@ class ControlClient:
 
     async def status(self, url: str) -> dict[str, Any]:
         """The status document of a node's fleet."""
-        return json_object(await self._small("GET", url, "/v1/status"), "status")
+        return json_object(await self.small("GET", url, "/v1/status"), "status")
 
     async def server_stats(self, url: str, step_s: int) -> dict[str, Any]:
         """The statistics of an inference server, in steps of so many seconds."""
-        return json_object(await self._small("GET", url, "/stats", query={"step_s": str(step_s)}), "/stats")
+        return json_object(await self.small("GET", url, "/stats", query={"step_s": str(step_s)}), "/stats")
 
     async def collect(self, url: str, *, dry_run: bool) -> dict[str, Any]:
         """Let one host remove what it need not keep, or only say what that is."""
         body = json.dumps({"dry_run": dry_run}).encode()
-        return json_object(await self._small("POST", url, "/v1/gc", body=body), "answer to gc")
+        return json_object(await self.small("POST", url, "/v1/gc", body=body), "answer to gc")
 
     async def scrub(self, url: str) -> dict[str, Any]:
         """Let one host read everything again and repair what is damaged."""
-        return json_object(await self._small("POST", url, "/v1/scrub", body=b"{}"), "answer to scrub")
+        return json_object(await self.small("POST", url, "/v1/scrub", body=b"{}"), "answer to scrub")
 
     async def find(self, url: str, conditions: Sequence[str]) -> list[dict[str, Any]]:
         """The versions whose metadata satisfy all conditions."""
-        value = json_value(await self._small("GET", url, "/v1/find", query={"where": list(conditions)}), "find")
+        value = json_value(await self.small("GET", url, "/v1/find", query={"where": list(conditions)}), "find")
         if not isinstance(value, list):
             raise MalformedMessage(what="find", reason="it is not a list")
         return value
 
     async def models(self, url: str) -> list[dict[str, Any]]:
         """All models as that node knows them."""
-        value = json_value(await self._small("GET", url, "/v1/models"), "models")
+        value = json_value(await self.small("GET", url, "/v1/models"), "models")
         if not isinstance(value, list):
             raise MalformedMessage(what="models", reason="it is not a list")
         return value
 
     async def model(self, url: str, name: ModelName) -> dict[str, Any]:
         """One model with its history. Raises NoSuchVersion."""
-        return json_object(await self._small("GET", url, f"/v1/models/{name}"), "model")
+        return json_object(await self.small("GET", url, f"/v1/models/{name}"), "model")
 
     async def manifest(self, url: str, name: ModelName, version: Version) -> bytes:
         """A manifest's bytes, unchecked: its digest must be compared by who knows it. Raises NoSuchVersion."""
-        return await self._small("GET", url, f"/v1/models/{name}/versions/{version}", max_bytes=MAX_DOCUMENT_BYTES)
+        return await self.small("GET", url, f"/v1/models/{name}/versions/{version}", max_bytes=MAX_DOCUMENT_BYTES)
 
     async def get_object(self, url: str, digest: Digest, max_bytes: int) -> bytes:
         """A small object, manifest or chunk list, verified. Raises DigestMismatch, MalformedMessage above the limit."""
-        data = await self._small("GET", url, f"/v1/objects/{digest}", max_bytes=max_bytes)
+        data = await self.small("GET", url, f"/v1/objects/{digest}", max_bytes=max_bytes)
         actual = Digest(blake3(data).digest())
         if actual != digest:
             raise DigestMismatch(path=str(digest), chunk=None, expected=str(digest), actual=str(actual), source=url)
@@ -132,12 +125,12 @@ class ControlClient:
     async def command(self, url: str, text: str, by: str = "") -> dict[str, Any]:
         """Run a command in plain words on the fleet's primary, whichever node is asked."""
         body = json.dumps({"command": text, **({"by": by} if by else {})}).encode()
-        return json_object(await self._small("POST", url, "/v1/command", body=body), "answer to a command")
+        return json_object(await self.small("POST", url, "/v1/command", body=body), "answer to a command")
 
     async def catalog(self, url: str) -> tuple[list[ModelRecord], FleetRecord]:
         """All that a node knows of the fleet and its models, parsed as hostile input."""
         with _peer_s_own(url):
-            data = await self._small("GET", url, "/v1/catalog", max_bytes=MAX_DOCUMENT_BYTES)
+            data = await self.small("GET", url, "/v1/catalog", max_bytes=MAX_DOCUMENT_BYTES)
         value = json_object(data, "catalog")
         for fields in value.values():
             if not isinstance(fields, dict) or not all(isinstance(text, str) for text in fields.values()):
@@ -152,49 +145,10 @@ class ControlClient:
         """Ask a node to promise an epoch. Raises PeerUnavailable, PeerRefused, MalformedMessage and nothing else."""
         body = json.dumps({"epoch": epoch, "holder": holder, "nonce": nonce}).encode()
         with _peer_s_own(url):
-            data = await self._small("POST", url, "/v1/promise", body=body)
+            data = await self.small("POST", url, "/v1/promise", body=body)
         return _promise_of(json_object(data, "promise"))
 
-    async def publish(
-        self,
-        url: str,
-        name: ModelName,
-        path: Path,
-        *,
-        note: str = "",
-        author: str = "",
-        version: Version | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> dict[str, Any]:
-        """Upload a file or a directory as the next version of a model, or as the one given.
-
-        Args:
-            progress: called with (sent, total) in bytes; a redirect may begin anew.
-        Returns:
-            ``{"model", "version", "digest", "id", "unchanged"}``.
-        Raises:
-            NotAModel, BadName: there is nothing to publish at that path.
-            SourceChanged: a file changed while it was sent.
-        """
-        files = await asyncio.to_thread(files_of, path)
-        whole = not await asyncio.to_thread(path.is_dir)
-        said = {"note": note, "author": author, "version": str(version or "")}
-        said["metadata"] = json.dumps(dict(metadata), allow_nan=False) if metadata else ""
-        fields = {key: text for key, text in said.items() if text}
-        query = {**fields, **({"filename": files[0].name} if whole else {})}
-        if len(URL.build(query=query).raw_query_string) > MAX_QUERY_BYTES:
-            query, whole = {}, False
-        else:
-            fields = {}
-        body = OutgoingBody(files, whole=whole, fields=fields, on_progress=progress or (lambda sent, total: None))
-        answer = await self._follow(url, f"/v1/models/{name}", functools.partial(self._upload, body=body, query=query))
-        published = json_object(answer, "answer to a publish")
-        if not isinstance(published.get("version"), int) or not isinstance(published.get("digest"), str):
-            raise MalformedMessage(what="answer to a publish", reason="it names no version and digest")
-        return published
-
-    async def _small(
+    async def small(
         self,
         method: str,
         url: str,
@@ -204,48 +158,25 @@ class ControlClient:
         query: Mapping[str, str | list[str]] | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> bytes:
+        """One small question, wherever it is redirected to."""
+
         async def ask(target: URL) -> bytes | URL:
             headers = {"Content-Type": "application/json"} if body is not None else {}
-            with _translated(target):
-                async with asyncio.timeout(self._timeout_s):
-                    async with self._session().request(
+            with translated(target):
+                async with asyncio.timeout(self.timeout_s):
+                    async with self.session().request(
                         method,
                         target.with_query(query) if query else target,
                         data=body,
                         headers=headers,
                         allow_redirects=False,
                     ) as response:
-                        return await _answer_of(response, max_bytes)
+                        return await answer_of(response, max_bytes)
 
-        return await self._follow(url, path, ask)
+        return await self.follow(url, path, ask)
 
-    async def _upload(self, target: URL, *, body: OutgoingBody, query: Mapping[str, str]) -> bytes | URL:
-        headers = {"Content-Type": body.content_type, "Content-Length": str(body.size_bytes)}
-        try:
-            with _translated(target):
-                async with asyncio.timeout(self._timeout_s) as limit:
-                    async with self._session().put(
-                        target if target.query_string else target.with_query(query),
-                        data=self._paced(body, limit),
-                        headers=headers,
-                        expect100=True,  # a replica redirects before a byte is sent
-                        allow_redirects=False,
-                    ) as response:
-                        return await _answer_of(response, MAX_ANSWER_BYTES)
-        except ModelsyncError as error:
-            if body.failure is not None:
-                raise body.failure from error
-            raise
-
-    async def _paced(self, body: OutgoingBody, limit: asyncio.Timeout) -> AsyncIterator[bytes]:
-        """Every block taken gives the receiver new time; after the last one it gets what a publish may need."""
-        now_s = asyncio.get_running_loop().time
-        async for block in body.blocks():
-            limit.reschedule(now_s() + max(self._timeout_s, 30.0))
-            yield block
-        limit.reschedule(now_s() + PUBLISH_ANSWER_S)
-
-    async def _follow(self, url: str, path: str, ask: Callable[[URL], Awaitable[bytes | URL]]) -> bytes:
+    async def follow(self, url: str, path: str, ask: Callable[[URL], Awaitable[bytes | URL]]) -> bytes:
+        """Ask, and ask again where a redirect leads, while it leads to the same path. Raises PeerRefused."""
         target = _target(url, path)
         for _ in range(MAX_REDIRECTS + 1):
             answer = await ask(target)
@@ -255,19 +186,20 @@ class ControlClient:
             target = answer
         raise PeerRefused(peer=url, status=307, reason=f"redirected more than {MAX_REDIRECTS} times")
 
-    def _session(self) -> aiohttp.ClientSession:
+    def session(self) -> aiohttp.ClientSession:
+        """For what is not small."""
         if self._open_session is None:
             self._open_session = aiohttp.ClientSession(
                 headers=self._headers,
                 auto_decompress=False,  # a small answer must not become a large one
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeout_s),
             )
         return self._open_session
 
 
 @contextlib.contextmanager
-def _translated(target: URL) -> Iterator[None]:
+def translated(target: URL) -> Iterator[None]:
     """aiohttp's exceptions in our words, here and nowhere else."""
     peer = str(target.origin())
     try:
@@ -312,7 +244,7 @@ def _require_safe(asked: URL, redirected: URL) -> None:
         raise PeerRefused(peer=str(asked.origin()), status=307, reason=f"redirects to {str(redirected)[:200]!r}")
 
 
-async def _answer_of(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | URL:
+async def answer_of(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | URL:
     """The body of a success, or where a redirect leads. Raises what any other answer means."""
     if response.status == 307 and "Location" in response.headers:
         try:
@@ -320,7 +252,7 @@ async def _answer_of(response: aiohttp.ClientResponse, max_bytes: int) -> bytes 
         except ValueError as error:
             raise PeerRefused(peer=str(response.url.origin()), status=307, reason="redirects to no address") from error
     data = await _read(response, max_bytes if response.ok else MAX_ANSWER_BYTES)
-    if response.status in (200, 201):
+    if response.status in (200, 201, 204):
         return data
     document = None
     with contextlib.suppress(MalformedMessage):

@@ -23,6 +23,11 @@ _STATUSES: tuple[tuple[type[ModelsyncError], int], ...] = (
     (errors.VersionConflict, 409),
     (errors.SourceChanged, 409),
     (errors.NotAModel, 422),
+    (errors.DigestMismatch, 422),
+    (errors.NoSuchUpload, 404),
+    (errors.WrongOffset, 409),
+    (errors.UploadIncomplete, 409),
+    (errors.UploadsFull, 503),
     (errors.DiskFull, 507),
     (errors.AuthorityLost, 503),
     (errors.NoPrimary, 503),
@@ -41,10 +46,12 @@ _REVIVED: dict[str, type[ModelsyncError]] = {
     kind.__name__: kind
     for kind in (
         errors.BadName,
+        errors.DigestMismatch,
         errors.DiskFull,
         errors.LeaseLost,
         errors.MalformedMessage,
         errors.NoPrimary,
+        errors.NoSuchUpload,
         errors.NoSuchVersion,
         errors.NotAModel,
         errors.PolicyRefusal,
@@ -53,7 +60,10 @@ _REVIVED: dict[str, type[ModelsyncError]] = {
         errors.SourceChanged,
         errors.StaleEpoch,
         errors.TimedOut,
+        errors.UploadIncomplete,
+        errors.UploadsFull,
         errors.VersionConflict,
+        errors.WrongOffset,
     )
 }
 """What another node may make us raise: nothing that would speak of this host's own disk, state or configuration."""

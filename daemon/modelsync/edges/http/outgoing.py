@@ -1,6 +1,6 @@
 """What a publish sends: one file as it is, or a directory as multipart/form-data, read as it goes.
 
-This file alone decides how a local path becomes a request body. It knows no HTTP library; ``http_control`` sends it.
+This file alone decides how a local path becomes a request body. It knows no HTTP library; ``upload_client`` sends it.
 """
 
 from __future__ import annotations
@@ -68,6 +68,27 @@ def _outgoing(path: Path, name: str) -> OutgoingFile:
     return OutgoingFile(path, published_path(name), status.st_size, status.st_mtime_ns)
 
 
+def open_same(file: OutgoingFile) -> int:
+    """Open a file that is what it was when it was found. Blocks. Raises SourceChanged."""
+    try:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise SourceChanged(path=str(file.path)) from error
+    try:
+        require_same(descriptor, file)
+    except SourceChanged:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_same(descriptor: int, file: OutgoingFile) -> None:
+    """Raises SourceChanged."""
+    status = os.fstat(descriptor)
+    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+        raise SourceChanged(path=str(file.path))
+
+
 class OutgoingBody:
     """A body that can be sent any number of times (a redirect asks for it again), with its exact size.
 
@@ -111,10 +132,14 @@ class OutgoingBody:
     async def blocks(self) -> AsyncIterator[bytes]:
         """The bytes, from the start. Sets ``failure`` and raises SourceChanged if a file is not what it was."""
         sent, total = 0, self.size_bytes
-        async for block in self._pieces():
-            yield block
-            sent += len(block)
-            self._on_progress(sent, total)
+        try:
+            async for block in self._pieces():
+                yield block
+                sent += len(block)
+                self._on_progress(sent, total)
+        except SourceChanged as error:
+            self.failure = error
+            raise
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         if self._fields:
@@ -130,36 +155,19 @@ class OutgoingBody:
             yield self._end()
 
     async def _content(self, file: OutgoingFile) -> AsyncIterator[bytes]:
-        descriptor = await asyncio.to_thread(self._open, file)
+        descriptor = await asyncio.to_thread(open_same, file)
         try:
             offset = 0
             while offset < file.size_bytes:
                 size = min(BLOCK_BYTES, file.size_bytes - offset)
                 block = await asyncio.to_thread(os.pread, descriptor, size, offset)
                 if not block:
-                    raise self._changed(file)
+                    raise SourceChanged(path=str(file.path))
                 offset += len(block)
                 yield block
-            self._require_same(descriptor, file)
+            require_same(descriptor, file)
         finally:
             os.close(descriptor)
-
-    def _open(self, file: OutgoingFile) -> int:
-        try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise self._changed(file) from error
-        self._require_same(descriptor, file)
-        return descriptor
-
-    def _require_same(self, descriptor: int, file: OutgoingFile) -> None:
-        status = os.fstat(descriptor)
-        if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
-            raise self._changed(file)
-
-    def _changed(self, file: OutgoingFile) -> SourceChanged:
-        self.failure = SourceChanged(path=str(file.path))
-        return self.failure
 
     def _head(self, file: OutgoingFile) -> bytes:
         if '"' in file.name:

@@ -25,7 +25,9 @@ from modelsync.edges.http.guard import EPOCH_HEADER, Guard, Handler, answered
 from modelsync.edges.http.limits import HttpLimits
 from modelsync.edges.http.objects import ObjectRoutes
 from modelsync.edges.http.upload import UploadRoutes
+from modelsync.edges.http.upload_sessions import UploadSessionRoutes
 from modelsync.edges.http.views import ViewRoutes
+from modelsync.edges.uploads.kept import Uploads
 from modelsync.ports import CareApi, NodeApi
 
 NODE_HEADER = "X-Modelsync-Node"
@@ -62,6 +64,7 @@ class HttpServer:
         node, fleet: named in answers.
         limits: what strangers may use.
         care: what a person may ask this host to do with what it keeps.
+        uploads: where uploads that may break off are kept.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class HttpServer:
         fleet: str,
         limits: HttpLimits = DEFAULT_LIMITS,
         care: CareApi | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._api = api
         self._care = care
+        self._uploads = uploads
         self._host = host
         self._port = port
         self._node = node
@@ -164,6 +169,8 @@ class HttpServer:
         BatchRoutes(self._api, pace).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         UploadRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
+        if self._uploads is not None:
+            UploadSessionRoutes(self._api, self._uploads, fleet=self._fleet, limits=self._limits).add_to(app)
         if self._care is not None:
             CareRoutes(self._care, limits=self._limits).add_to(app)
         app.on_response_prepare.append(self._sign)

@@ -15,10 +15,11 @@ from modelsync.core.errors import DiskFull, MalformedMessage, NotAModel
 from modelsync.core.manifest import MAX_FILES, published_path
 from modelsync.edges.disk.durable import create_file, local_faults, write_all
 from modelsync.edges.http.multipart import Event, MultipartParser, PartData, PartEnded, PartStarted
+from modelsync.edges.http.receiving import FIELDS
+from modelsync.edges.uploads.declared import DeclaredDigest
 
 MAX_FIELD_BYTES = 1 << 20
 """Metadata of a large pipeline's get_params() is some tens of kilobytes."""
-FIELDS = ("note", "author", "version", "metadata")
 
 
 @dataclass
@@ -70,21 +71,27 @@ class Staging:
 
 
 class FileSink:
-    """A request body that is one file."""
+    """A request body that is one file, and what its sender says that its digest is, if anything."""
 
-    def __init__(self, staging: Staging, path: str) -> None:
+    def __init__(self, staging: Staging, path: str, digest: str | None = None) -> None:
         self._staging = staging
+        self._path = path
+        self._declared = DeclaredDigest(digest) if digest is not None else None
         self._descriptor = staging.create(path)
         self.fields: dict[str, bytes] = {}
 
     def feed(self, block: bytes) -> None:
         """Write a block. Raises DiskFull, DiskFailed."""
         self._staging.require_space(len(block))
+        if self._declared is not None:
+            self._declared.feed(block)
         with local_faults(self._staging.root, "write"):
             write_all(self._descriptor, block)
 
     def finish(self) -> None:
-        """The body ended as announced."""
+        """The body ended as announced. Raises DigestMismatch."""
+        if self._declared is not None:
+            self._declared.require(self._path)
 
     def close(self) -> None:
         """Let go of the descriptor; what is on disk stays until the staging directory goes."""

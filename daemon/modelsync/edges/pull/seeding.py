@@ -45,14 +45,15 @@ class HeldChunks:
         for index in missing:
             wanted.setdefault(pull.chunks[index].raw, []).append(index)
         spans = []
-        for base, chunks in self._files():
+        for base, chunks in self.files():
             for number in range(len(chunks) // 32):
                 for index in wanted.pop(chunks[32 * number : 32 * number + 32], ()):
                     offset, size = pull.entry.chunk_range(index)
                     spans.append(Span(offset, size, base, number * pull.entry.chunk_bytes))
         return tuple(sorted(spans, key=lambda span: span.offset))
 
-    def _files(self) -> Iterator[tuple[Digest, bytes]]:
+    def files(self) -> Iterator[tuple[Digest, bytes]]:
+        """Each larger file that is held, and the digests of its chunks, one after another."""
         held = {path.name for path in self._store.trees.glob("*/*")}
         for name in self._known.keys() - held:
             self._known.pop(name, None)
@@ -119,7 +120,7 @@ class Seeding:
         if base is None:
             return
         source, target, left = span.base_offset, span.offset, span.size_bytes
-        while left and (size := _copy_range(base, source, self._pull.descriptor, target, left)):
+        while left and (size := copy_range(base, source, self._pull.descriptor, target, left)):
             source, target, left = source + size, target + size, left - size
 
     def _base(self, digest: Digest) -> int | None:
@@ -131,7 +132,7 @@ class Seeding:
         return self._bases[digest]
 
 
-def _copy_range(base: int, source: int, descriptor: int, target: int, size: int) -> int:
+def copy_range(base: int, source: int, descriptor: int, target: int, size: int) -> int:
     """Copy some bytes; how many, 0 at the base's end."""
     try:
         return os.copy_file_range(base, descriptor, size, source, target)
