@@ -48,7 +48,9 @@ def test_a_change_is_followed_within_a_window_and_one_burst_is_not_a_rate() -> N
     steps += [(60.0 + second, (60 + 10 * second) * MIB) for second in range(1, 11)]
     assert looked(*steps).rate_bytes_per_s == pytest.approx(10 * MIB, rel=0.15)
     burst = [*steps[:61], (60.1, 61 * MIB)]
-    assert looked(*burst).rate_bytes_per_s == pytest.approx(MIB, rel=0.25), "ten times the rate, for a tenth of a second"
+    assert looked(*burst).rate_bytes_per_s == pytest.approx(MIB, rel=0.25), (
+        "ten times the rate, for a tenth of a second"
+    )
 
 
 def test_looking_often_and_looking_seldom_tell_the_same() -> None:

@@ -1,4 +1,4 @@
-"""An upload of a large file to a primary: memory on both sides, and what is sent when it breaks off, or changes in part.
+"""An upload of a large file to a primary: memory on both sides, and what is sent when it breaks off or changes in part.
 
 Three turns over one file: `modelsync publish`, killed with SIGKILL when about half of it is there and run again; the
 same file with one MiB in a hundred changed; and `curl -T` of it in one request. The bytes sent are what the daemon's

@@ -1,7 +1,7 @@
 """How fast something goes on and when it will be done, from what is seen of it now and then.
 
 An exponentially weighted mean over the time that passed, so that looks may come as they please: a look a second and a
-look each five seconds tell the same. Nothing is said of a rate before half a second, nor of the end of what stands still.
+look each five seconds tell the same. Nothing is said before half a second, nor of the end of what stands still.
 """
 
 from __future__ import annotations
