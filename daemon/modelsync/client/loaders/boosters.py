@@ -1,4 +1,7 @@
-"""LightGBM's and XGBoost's own files: text, JSON or UBJSON, none of which runs code."""
+"""LightGBM's and XGBoost's own files: text, JSON or UBJSON, none of which runs code.
+
+Both libraries follow what stands in a file into foreign memory; so it is looked through before they see it.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,10 @@ class LightGbmLoader:
         lightgbm = library("lightgbm", self.name, path)
         file = path / (self._file(context) or "")
         data = context.read(file)
-        if not data.startswith(b"tree\n") or b"\nend of trees" not in data:
-            raise ModelFileRefused(path=str(file), loader=self.name, reason="no LightGBM model, or cut off")
+        from modelsync.client.loaders import lightgbm_text  # noqa: PLC0415  it needs NumPy
+
         try:
+            lightgbm_text.check(data)
             return lightgbm.Booster(model_str=data.decode())
         except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError) as error:
             raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
@@ -78,7 +82,10 @@ class XgboostLoader:
         data = context.read(file)
         if not data.startswith(b"{"):  # UBJSON and JSON both begin so; anything else would be the old binary format
             raise ModelFileRefused(path=str(file), loader=self.name, reason="neither JSON nor UBJSON of XGBoost")
+        from modelsync.client.loaders import xgboost_document  # noqa: PLC0415  it needs NumPy
+
         try:
+            xgboost_document.check(data)
             return XgboostModel(xgboost.Booster(model_file=bytearray(data)))
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error

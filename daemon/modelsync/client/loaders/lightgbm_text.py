@@ -1,0 +1,142 @@
+"""What a LightGBM model must be before LightGBM sees it: its code follows every index in the file unchecked, and what
+its parser does not like it may throw from a thread that nobody catches, which ends the process.
+
+Source: LightGBM's src/boosting/gbdt_model_text.cpp and the constructor of Tree in src/io/tree.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy
+
+_CATEGORICAL = 1
+"""The bit of ``decision_type``."""
+_LEAST = 2.3e-308
+"""The least number but zero that std::stod takes: it throws at lesser ones, and at larger ones than there are."""
+_SPELLED = re.compile(r"[-+]?(?:0*\.?0*(?:e[-+]?\d{1,3})?|inf|nan)", re.IGNORECASE)
+
+
+def check(data: bytes) -> None:
+    """Raises ValueError: no model of LightGBM, or one whose numbers lead outside of it."""
+    if not data.startswith(b"tree\n") or b"\nend of trees" not in data:
+        raise ValueError("no LightGBM model, or cut off")
+    begin = data.find(b"\nTree=") + 1
+    if begin == 0:
+        raise ValueError("it has no trees")
+    try:
+        head = _fields(data[5:begin])
+        trees = _trees(data, begin, [int(size) for size in head["tree_sizes"].split()])
+        features = _check_head(head, len(trees))
+        for tree in trees:
+            _check_tree(_fields(tree), features)
+    except (KeyError, IndexError, OverflowError) as error:
+        raise ValueError(f"no LightGBM model: {type(error).__name__} {error}"[:200]) from error
+
+
+def _fields(text: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in text.decode().split("\n"):
+        name, equals, value = line.partition("=")
+        if name in found and equals:
+            raise ValueError(f"{name[:40]!r} twice")
+        if equals:
+            found[name] = value
+    return found
+
+
+def _trees(data: bytes, begin: int, sizes: list[int]) -> list[bytes]:
+    """Where LightGBM looks for each tree: it is told by the sizes in the head, not by the text."""
+    found = []
+    for number, size in enumerate(sizes):
+        tree = data[begin : begin + max(0, size)]
+        _require(
+            tree.startswith(b"Tree=%d\n" % number) and tree.count(b"Tree=") == 1, "sizes of trees that are not theirs"
+        )
+        found.append(tree.partition(b"\n")[2])
+        begin += size
+    _require(data[begin:].startswith(b"end of trees"), "sizes of trees that are not theirs")
+    return found
+
+
+def _check_head(head: Mapping[str, str], trees: int) -> int:
+    """Returns how many features a row has."""
+    classes, of_round = int(head["num_class"]), int(head["num_tree_per_iteration"])
+    _require(1 <= classes <= max(1, trees), "more classes than trees")
+    _require(of_round in (1, classes) and trees % of_round == 0, "rounds that are not whole")
+    for word in head.get("objective", "").split():
+        if word.startswith("num_class:"):
+            _require(int(word.partition(":")[2]) == classes, "an objective of another number of classes")
+    features = int(head["max_feature_idx"]) + 1
+    named = len(head["feature_names"].split())
+    _require(named == features == len(head["feature_infos"].split()), "another number of features than it names")
+    return features
+
+
+def _check_tree(tree: Mapping[str, str], features: int) -> None:
+    for values in tree.values():
+        _check_numbers(values.split())
+    leaves = int(tree["num_leaves"])
+    _require(leaves >= 1 and _count(tree, "leaf_value") == leaves, "another number of leaves than it says")
+    inner = leaves - 1
+    left, right = _whole(tree, "left_child", inner), _whole(tree, "right_child", inner)
+    children = numpy.concatenate([left, right])
+    deeper = children[children >= 0]
+    _require(_within(deeper, 1, inner) and numpy.unique(deeper).size == deeper.size, "children that are no tree")
+    _require(_within(~children[children < 0], 0, leaves), "a leaf beyond its own")
+    _require(_within(_whole(tree, "split_feature", inner), 0, features), "a feature beyond its own number of them")
+    _require(_count(tree, "threshold") == inner, "thresholds that are not one a node")
+    _check_categories(tree, inner)
+    if int(tree.get("is_linear", "0")):
+        _check_linear(tree, leaves, features)
+
+
+def _check_numbers(words: list[str]) -> None:
+    read = numpy.array(words, "f8")
+    odd = numpy.flatnonzero(~(numpy.isfinite(read) & (numpy.abs(read) >= _LEAST)))
+    _require(all(_SPELLED.fullmatch(words[at]) for at in odd.tolist()), "a number too large or too small to be read")
+
+
+def _check_categories(tree: Mapping[str, str], inner: int) -> None:
+    kinds = _whole(tree, "decision_type", inner) if "decision_type" in tree else numpy.zeros(inner, "i8")
+    count = int(tree["num_cat"])
+    categorical = (kinds & _CATEGORICAL) != 0
+    _require(count >= 0, "a negative number of sets of categories")
+    if count == 0:
+        _require(not categorical.any(), "a split without its categories")
+        return
+    sets = numpy.array(tree["threshold"].split(), "f8")[categorical]
+    bounds = _whole(tree, "cat_boundaries", count + 1)
+    _require(bool((sets == numpy.floor(sets)).all()) and _within(sets, 0, count), "categories beyond their list")
+    _require(bounds[0] == 0 and bool((bounds[1:] >= bounds[:-1]).all()), "categories out of order")
+    _require(bounds[-1] == _count(tree, "cat_threshold"), "categories beyond their list")
+
+
+def _check_linear(tree: Mapping[str, str], leaves: int, features: int) -> None:
+    sizes = _whole(tree, "num_features", leaves)
+    _require(_within(sizes, 0, features + 1), "a leaf with more features than there are")
+    of_leaves = _whole(tree, "leaf_features", int(sizes.sum()))
+    _require(_within(of_leaves, 0, features), "a feature beyond its own number of them")
+    _require(_count(tree, "leaf_coeff") == of_leaves.size, "coefficients that are not one a feature")
+    _require(_count(tree, "leaf_const") == leaves, "constants that are not one a leaf")
+
+
+def _count(tree: Mapping[str, str], name: str) -> int:
+    return len(tree.get(name, "").split())
+
+
+def _whole(tree: Mapping[str, str], name: str, count: int) -> Any:
+    found = numpy.array(tree.get(name, "").split(), "i8")
+    _require(found.size == count, f"{name} that are not {count:,}")
+    return found
+
+
+def _within(values: Any, low: int, beyond: int) -> bool:
+    return values.size == 0 or bool(values.min() >= low and values.max() < beyond)
+
+
+def _require(true: bool, said: str) -> None:
+    if not true:
+        raise ValueError(said)
