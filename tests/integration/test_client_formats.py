@@ -22,6 +22,7 @@ import pytest
 import safetensors.numpy
 import skops.io
 import xgboost
+from onnx import TensorProto, helper
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from tests.livedir import LiveDir
@@ -331,6 +332,24 @@ def test_hostile_files_are_refused_by_name_and_reason_within_bounded_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
     assert refused.value.reason and "m" in refused.value.path
     assert not (tmp_path / "harm").exists()
+
+
+def test_an_onnx_constant_of_gigabytes_is_not_worked_out_at_loading(
+    tmp_path: Path, load: Callable[..., Handle]
+) -> None:
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [500_000_000])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["many"]),
+        helper.make_node("ReduceSum", ["many"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    graph = helper.make_graph(nodes, "bomb", [x], [y], [size])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    load(tmp_path / "m.onnx")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 
 def test_skops_builds_no_type_that_it_does_not_know_unless_trusted(tmp_path: Path, directory: LiveDir) -> None:

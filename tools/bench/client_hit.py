@@ -11,8 +11,9 @@ from statistics import median
 
 from client_models import LiveDir
 from report import Bar, table
+from sklearn.linear_model import LinearRegression
 
-from modelsync.client import Client
+from modelsync.client import Client, Handle, LoadContext
 
 ROUNDS, CALLS = 41, 200_000
 TRACED = 300_000
@@ -23,51 +24,85 @@ class Echo:
         return X
 
 
+def _like_echo() -> object:
+    """A model of a class of its own: the interpreter specialises to classes."""
+
+    class Another:
+        def predict(self, X: object) -> object:
+            return X
+
+    return Another()
+
+
 class EchoLoader:
     name, maps, runs_code = "echo", False, False
 
-    def matches(self, path: Path, context: object) -> bool:
+    def matches(self, path: Path, context: LoadContext) -> bool:
         return True
 
-    def size_bytes(self, path: Path, context: object) -> int:
+    def size_bytes(self, path: Path, context: LoadContext) -> int:
         return 1
 
-    def load(self, path: Path, context: object) -> Echo:
-        return Echo()
+    def load(self, path: Path, context: LoadContext) -> object:
+        if context.name == "regression":
+            return LinearRegression().fit([[0.0], [1.0]], [0.0, 2.0])
+        return Echo() if context.name == "m" else _like_echo()
 
 
 def _published(root: Path) -> LiveDir:
     directory = LiveDir(root)
     (root / "m.echo").write_text("x")
-    directory.publish("m", root / "m.echo")
+    for name in ("m", "regression", *(f"m{number}" for number in range(6))):
+        directory.publish(name, root / "m.echo")
     return directory
+
+
+def _pairs(handles: list[Handle], argument: object, calls: int) -> tuple[list[float], list[float]]:
+    """Nanoseconds a call of the models themselves and through their handles, in turns."""
+    timers = [
+        timeit.Timer("for each in each_of: each.predict(X)", globals={"each_of": each_of, "X": argument})
+        if len(each_of) > 1
+        else timeit.Timer("each.predict(X)", globals={"each": each_of[0], "X": argument})
+        for each_of in ([handle.model for handle in handles], handles)
+    ]
+    found: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for times, timer in zip(found, timers, strict=True):
+            times.append(timer.timeit(calls // len(handles)) / (calls // len(handles)) / len(handles) * 1e9)
+    return found
 
 
 def measure(root: Path) -> tuple[list[Bar], dict[str, object]]:
     directory = _published(root)
     with Client(directory.live, loaders=[EchoLoader()]) as client:
-        model, handle = Echo(), client.load("m")
-        plain, through, extra = [], [], []
-        for _ in range(ROUNDS):
-            plain.append(timeit.timeit("call(1)", globals={"call": model.predict}, number=CALLS) / CALLS * 1e9)
-            direct = timeit.timeit("model.predict(1)", globals={"model": model}, number=CALLS) / CALLS * 1e9
-            handled = timeit.timeit("model.predict(1)", globals={"model": handle}, number=CALLS) / CALLS * 1e9
-            plain[-1] = direct
-            through.append(handled)
-            extra.append(handled - direct)
+        cases = {
+            "a method of one line": _pairs([client.load("m")], 1, CALLS),
+            "six classes in turn": _pairs([client.load(f"m{number}") for number in range(6)], 1, CALLS),
+            "LinearRegression, one row": _pairs([client.load("regression")], [[1.0]], CALLS // 100),
+        }
+    extra = {name: [ours - plain for plain, ours in zip(*pairs, strict=True)] for name, pairs in cases.items()}
     calls = {watch: _system_calls(directory.live, watch) for watch in (False, True)}
     print(f"one request, {ROUNDS} pairs of {CALLS:,} calls; system calls of {TRACED:,} requests, by strace\n")
     rows = [
-        ("method call", f"{median(plain):.1f}", f"{min(plain):.1f}"),
-        ("handle", f"{median(through):.1f}", f"{min(through):.1f}"),
+        (name, f"{median(plain):.1f}", f"{median(ours):.1f}", f"{median(extra[name]):.1f}")
+        for name, (plain, ours) in cases.items()
     ]
-    table(("", "median ns", "least ns"), rows)
+    table(("", "the model ns", "its handle ns", "more ns"), rows)
     print(f"system calls of the calling thread: {calls[False]}; with the client's own thread running: {calls[True]}")
     bars = [
-        Bar("a request through a handle, beyond a method call, median of pairs", median(extra), 60, "ns"),
+        Bar(
+            "a request through a handle, beyond a method call, median of pairs",
+            median(extra["a method of one line"]),
+            60,
+            "ns",
+        ),
         Bar("system calls of 300,000 requests", float(sum(calls[False].values())), 0, "calls"),
     ]
-    return bars, {"extra_ns": extra, "system_calls": {"alone": calls[False], "watching": calls[True]}}
+    return bars, {
+        "extra_ns": extra,
+        "pairs_ns": cases,
+        "system_calls": {"alone": calls[False], "watching": calls[True]},
+    }
 
 
 _PROGRAM = """

@@ -10,6 +10,10 @@ from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.library import library
 from modelsync.core.errors import ModelFileRefused
 
+_FOLDED_BYTES = 64 << 20
+"""How large a constant may become that is worked out at loading, where the file is smaller: a few hundred bytes can ask
+for gigabytes. Larger ones are worked out by each request that needs them. Older onnxruntimes know no limit."""
+
 
 class OnnxModel:
     """An onnxruntime session with a ``predict``. ``session`` is the session itself."""
@@ -52,6 +56,8 @@ class OnnxLoader:
         file = path / (context.only_file(".onnx") or "")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # its warnings about hostile files would go to the application's stderr
+        folded_bytes = max(_FOLDED_BYTES, file.stat().st_size)
+        options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(folded_bytes))
         try:
             session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:
