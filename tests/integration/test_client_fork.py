@@ -14,6 +14,7 @@ from pathlib import Path
 
 import joblib
 import numpy
+import pytest
 from sklearn.linear_model import LinearRegression
 from tests.livedir import LiveDir
 
@@ -29,10 +30,10 @@ def publish(directory: LiveDir, root: Path, factor: float) -> None:
 class Server:
     """A preforking server: its program prints a line for each question on its standard input."""
 
-    def __init__(self, program: str, live: Path) -> None:
+    def __init__(self, program: str, live: Path, *words: str) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}:{ROOT}"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(program), str(live)],
+            [sys.executable, "-c", textwrap.dedent(program), str(live), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -101,6 +102,48 @@ def test_children_share_what_was_preloaded_and_follow_by_themselves(tmp_path: Pa
     assert [server.line() for _ in range(3)] == ["child 2 10.0 1 inotify"] * 3
     assert server.line() == "child 2 10.0 1 inotify"  # forked after the switch: it caught up
     assert server.line() == "parent 1 6.0"
+    assert server.end() == 0
+
+
+UNFORKED = """
+    import sys, time
+    from modelsync.client import preload
+
+    client = preload(sys.argv[1], ["m"], trust_pickle=["m"])
+    handle = client.load("m")
+    print(client.stats()["client"]["watching"], flush=True)
+    sys.stdin.readline()
+    if sys.argv[2] == "lease":
+        with handle.lease():
+            pass
+    elif sys.argv[2] == "evicted":
+        client.unload("m")
+        handle.predict([[2.0]])
+    else:
+        handle.predict([[2.0]])
+    deadline = time.monotonic() + 15
+    while handle.version != 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    for _ in range(20):
+        handle.predict([[2.0]])
+    counted = client.stats()["models"]["m"]
+    print(handle.version, client.stats()["client"]["watching"], counted["3"]["hits"], flush=True)
+    client.close()
+"""
+
+
+@pytest.mark.parametrize("asked", ["predict", "lease", "evicted"])
+def test_a_worker_that_nobody_forks_follows_from_its_first_request_on(tmp_path: Path, asked: str) -> None:
+    directory = LiveDir(tmp_path)
+    publish(directory, tmp_path, 3)
+    server = Server(UNFORKED, directory.live, asked)
+    assert server.line() == "off"
+    publish(directory, tmp_path, 4)
+    server.go_on()
+    if asked != "evicted":
+        time.sleep(0.2)
+    publish(directory, tmp_path, 5)
+    assert server.line() == "3 inotify 20"
     assert server.end() == 0
 
 

@@ -78,7 +78,7 @@ class Client:
         renewal = Renewal(self._lock, self._offers, loading, self._memory, self._ledger, memory == "replace")
         self._flights = Flights(self._lock, workers, self._ledger, renewal.run, self._landed)
         self._following = Following(
-            self._offers, self._handles, self._memory, self._flights, renewal, self._ledger, poll_s
+            self._lock, self._offers, self._handles, self._memory, self._flights, renewal, self._ledger, poll_s
         )
         forking.register(self)
         if watch:
@@ -201,9 +201,9 @@ class Client:
 
     # --- forks (`forking` calls these) ------------------------------------------------------------------------------
 
-    def watch_in_children(self) -> None:
-        """Follow switches of ``current`` in processes that are forked from this one, though not in this one."""
-        self._following.in_children = True
+    def watch_when_asked(self) -> None:
+        """Follow switches of ``current`` in processes forked from this one; in this one from its first request on."""
+        self._following.wait()
 
     def hold_for_fork(self) -> None:
         """Let nothing be half done while the process forks."""
@@ -239,6 +239,7 @@ class Client:
 
     def _missed(self, handle: Handle) -> Entry:
         """The entry of a model that was not in memory when it was asked for. Counts the request."""
+        self._following.asked()
         with self._lock:
             if handle.resident:
                 return self._counted(handle._entry, misses=0)

@@ -6,9 +6,13 @@ The thread is `watching`'s; what it sees is judged here. It also closes the ledg
 from __future__ import annotations
 
 import contextlib
+import functools
+import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
+from modelsync.client.entry import Entry
 from modelsync.client.flights import Flights
 from modelsync.client.handle import Handle
 from modelsync.client.ledger import Ledger
@@ -27,11 +31,11 @@ class Following:
 
     Args:
         handles: the client's, by name and wanted version; only those without a version follow.
-        in_children: follow in processes that are forked from this one, though not in this one.
     """
 
     def __init__(
         self,
+        lock: threading.Condition,
         offers: Offers,
         handles: Mapping[tuple[str, int | None], Handle],
         memory: Memory,
@@ -40,11 +44,13 @@ class Following:
         ledger: Ledger,
         poll_s: float,
     ) -> None:
+        self._lock = lock
         self._offers, self._handles, self._memory = offers, handles, memory
         self._flights, self._renewal, self._ledger = flights, renewal, ledger
         self._poll_s = poll_s
         self._watching: Watching | None = None
-        self.in_children = False
+        self.waits = False
+        """Whether to begin in processes that are forked from this one, and in this one once it is asked anything."""
 
     @property
     def mode(self) -> str:
@@ -53,11 +59,25 @@ class Following:
 
     def start(self) -> None:
         """Follow from now on, whatever has a handle already too."""
+        self.waits = False
         watching = self._watching = Watching(self._offers.live_dir, self._changed, self._tick, self._poll_s)
         for name, wanted in self._handles:
             if wanted is None:
                 watching.add(name)
         watching.start()
+
+    def wait(self) -> None:
+        """Begin when the first request comes, or in a child that is forked."""
+        self.waits = True
+        for handle in self._handles.values():
+            if handle.resident:
+                handle._path.divert(handle._entry, functools.partial(self._first, handle._entry))
+
+    def asked(self) -> None:
+        """A request came: this is no process that only forks others."""
+        with self._lock:
+            if self.waits and self._watching is None and not self._flights.closed:
+                self.start()
 
     def add(self, handle: Handle) -> None:
         """Follow one more model."""
@@ -84,11 +104,18 @@ class Following:
 
     def restart_in_child(self) -> None:
         """In a forked child, which has no thread of its parent's."""
-        follows = self._watching is not None or self.in_children
+        follows = self._watching is not None or self.waits
         if self._watching is not None:
             self._watching.abandon()
         if follows:
             self.start()
+
+    def _first(self, entry: Entry, X: Any) -> Any:
+        """Stands in the place of what is called, until the first request."""
+        self.asked()
+        if entry.timer is not None:
+            entry.timer.arm()
+        return entry.direct(X)
 
     def _changed(self, name: str) -> None:
         handle = self._handles.get((name, None))

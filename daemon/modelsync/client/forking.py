@@ -4,7 +4,8 @@ gunicorn ``--preload`` (also with uvicorn's worker class) forks its workers from
 application. Trees and other models that no file can be mapped for are then in memory once. A child has none of its
 parent's threads, so each client gets new ones in it: workers, and the watch on ``current``.
 
-uvicorn's own ``--workers`` starts new interpreters, which share nothing but mapped files.
+A worker that imports the application itself (gunicorn without ``--preload``; uvicorn and its ``--workers``, which are
+new interpreters) shares mapped files only, and nothing tells it that it is one; its first request does.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def forget(client: Client) -> None:
 def preload(live_dir: str | os.PathLike[str], names: Iterable[str] | None = None, **options: Any) -> Client:
     """Load models in the parent of a preforking server, to be called while the application is imported.
 
-    The parent itself does not follow switches of ``current``: its children do, from the moment they are forked, and a
-    child that is forked late catches up at once. What is loaded is taken out of the garbage collector's sight
+    The parent itself does not follow switches of ``current``, so that it has no threads to fork: its children do, from
+    the moment they are forked, and a child that is forked late catches up at once. So does a process that nobody forks,
+    from its first request on. What is loaded is taken out of the garbage collector's sight
     (``gc.freeze``), since marking it would copy its pages in every child.
 
     Args:
@@ -51,7 +53,7 @@ def preload(live_dir: str | os.PathLike[str], names: Iterable[str] | None = None
     client = Client(live_dir, **options, watch=False)
     for name in client.names() if names is None else names:
         client.load(name)
-    client.watch_in_children()
+    client.watch_when_asked()
     gc.collect()
     gc.freeze()
     return client

@@ -140,6 +140,8 @@ class Handle:
 
     def _hold(self) -> Entry:
         entry = self._path.hold()
+        if self._client._following.waits:
+            self._client._following.asked()
         return entry if entry.offer is not None else self._client._missed(self)
 
     def _predict_cold(self, X: Any) -> Any:
