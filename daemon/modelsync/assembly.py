@@ -48,6 +48,7 @@ from modelsync.runtime.alarms import Alarms
 from modelsync.runtime.book import Book
 from modelsync.runtime.collecting import Collecting
 from modelsync.runtime.crew import Crew
+from modelsync.runtime.desk import Desk
 from modelsync.runtime.elector import Elector, ElectorIdentity, ElectorSettings
 from modelsync.runtime.flips import Flips
 from modelsync.runtime.following import Following
@@ -120,6 +121,7 @@ class Assembly:
             reader=self.reader,
             following=self.following,
             orders=self.orders,
+            desk=self.desk,
             listening=self.listening,
             reporting=self.reporting,
             collecting=self.collecting,
@@ -167,7 +169,7 @@ class Assembly:
 
     @cached_property
     def bus(self) -> RedisBus:
-        bus = RedisBus(self._redis(10.0), self.identity.fleet)
+        bus = RedisBus(self._redis(10.0), self.identity.fleet, self.identity.node)
         self._stack.push_async_callback(bus.close)
         return bus
 
@@ -427,11 +429,24 @@ class Assembly:
         )
 
     @cached_property
+    def desk(self) -> Desk:
+        return Desk(
+            fleet=self.identity.fleet,
+            bus=self.bus,
+            catalog_=self.catalog,
+            clock=self.clock,
+            authority=lambda: self.elector.authority,
+            execute=self.orders.execute,
+            others_hold=lambda: self.elector.follows,
+            alone=self.orders.heard_alone,
+        )
+
+    @cached_property
     def listening(self) -> Listening:
         return Listening(
             node=self.identity.node,
             bus=self.bus,
-            orders=self.orders,
+            desk=self.desk,
             flips=self.flips,
             rollouts=self.rollouts,
             following=self.following,

@@ -113,6 +113,6 @@ def test_hostile_reports(value: Any, reason: str) -> None:
 
 
 def test_hints_of_an_announcement_are_never_more_than_hints() -> None:
-    assert hints(b'{"event": "version.published", "node": "a"}') == ("version.published", "a", "")
+    assert hints(b'{"event": "version.published", "node": "a"}') == ("version.published", "a", "", "")
     for data in (b"", b"[]", b"{", b'{"event": 1, "node": ["a"]}', b"\xff", b"[" * 100_000):
-        assert hints(data) == ("", "", "")
+        assert hints(data) == ("", "", "", "")

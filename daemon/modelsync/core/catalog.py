@@ -14,7 +14,7 @@ from typing import Any
 
 from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage, NoSuchVersion, PolicyRefusal, VersionConflict
-from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, version
+from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, Version, alias_name, same_command, version
 from modelsync.core.rollout import record as rollout
 from modelsync.core.rollout.record import Rollout
 from modelsync.core.storage import modes
@@ -51,6 +51,8 @@ class WishChange:
     command: str
     wanted: Version | None
     note: str = ""
+    ask: str = ""
+    """Under which names the command was heard on ``control``: what keeps it from being carried out twice."""
 
     @property
     def chooses(self) -> bool:
@@ -252,6 +254,11 @@ def noted(record: ModelRecord, change: WishChange) -> ModelRecord:
     return replace(record, changes=(*record.changes, change)[-MAX_CHANGES:])
 
 
+def carried_out(record: ModelRecord, ask: str) -> bool:
+    """Whether a command that was heard under these names is among what was asked for."""
+    return any(same_command(ask, change.ask) for change in record.changes)
+
+
 def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
     """Of two copies of one record the later: ids order all changes, so it knows everything that still holds."""
     return theirs if theirs.id > ours.id else ours
@@ -361,7 +368,7 @@ def _parse_deleted(text: str) -> frozenset[Version]:
 
 
 def _change_value(change: WishChange) -> dict[str, Any]:
-    return {
+    value = {
         "id": str(change.id),
         "at_ms": change.at_ms,
         "by": change.by,
@@ -369,6 +376,7 @@ def _change_value(change: WishChange) -> dict[str, Any]:
         "wanted": change.wanted,
         "note": change.note,
     }
+    return {**value, "ask": change.ask} if change.ask else value
 
 
 def _parse_changes(text: str) -> tuple[WishChange, ...]:
@@ -383,6 +391,7 @@ def _parse_changes(text: str) -> tuple[WishChange, ...]:
             command=_text(item.get("command")),
             wanted=version(item["wanted"]) if item.get("wanted") is not None else None,
             note=_text(item.get("note", "")),
+            ask=_text(item.get("ask", "")),
         )
         for item in value[-MAX_CHANGES:]
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage, PolicyRefusal
-from modelsync.core.ids import ZERO_ID, EntryId, node_id
+from modelsync.core.ids import ZERO_ID, EntryId, node_id, same_command
 from modelsync.core.status import NodeReport, iso_time
 
+MAX_ASKS = 50
 MAX_TERMS = 100
 """Changes of primary that are kept; the log in Redis holds more."""
 HANDING_OVER, DONE, FAILED = "handing over", "done", "failed"
@@ -52,10 +53,22 @@ class FleetRecord:
     switchover: Switchover | None = None
     forgotten: frozenset[str] = frozenset()
     """Nodes that are gone for good: no majority counts them."""
+    asks: tuple[str, ...] = ()
+    """Under which names the newest commands were heard on ``control``; newest last."""
 
     @property
     def paused(self) -> bool:
         return bool(self.paused_by)
+
+
+def asked(record: FleetRecord, ask: str) -> FleetRecord:
+    """Remember a command that was heard on ``control``, in the change that it causes."""
+    return replace(record, asks=(*record.asks, ask)[-MAX_ASKS:]) if ask else record
+
+
+def carried_out(record: FleetRecord, ask: str) -> bool:
+    """Whether a command that was heard under these names has been carried out."""
+    return any(same_command(ask, other) for other in record.asks)
 
 
 def paused(record: FleetRecord, by: str, at: EntryId) -> FleetRecord:
@@ -160,6 +173,7 @@ def to_fields(record: FleetRecord) -> dict[str, str]:
         "id": str(record.id),
         "paused_by": record.paused_by,
         "forgotten": canonical.encode(sorted(record.forgotten)).decode(),
+        "asks": canonical.encode(list(record.asks)).decode(),
         "terms": canonical.encode(terms).decode(),
         "switchover": canonical.encode(_job_fields(record.switchover) if record.switchover else None).decode(),
     }
@@ -174,16 +188,24 @@ def from_fields(fields: Mapping[str, str]) -> FleetRecord:
     try:
         terms = canonical.decode(fields.get("terms", "[]").encode(), "terms", max_bytes=1 << 20)
         forgotten = canonical.decode(fields.get("forgotten", "[]").encode(), "forgotten nodes", max_bytes=1 << 20)
+        asks = canonical.decode(fields.get("asks", "[]").encode(), "asks", max_bytes=1 << 16)
         job = canonical.decode(fields.get("switchover", "null").encode(), "switchover", max_bytes=1 << 16)
         return FleetRecord(
             id=EntryId.parse(fields.get("id", "0-0")),
             paused_by=fields.get("paused_by", ""),
             forgotten=frozenset(node_id(name) for name in forgotten),
+            asks=tuple(_ask(item) for item in asks[-MAX_ASKS:]),
             terms=tuple(_term(item) for item in terms[:MAX_TERMS]),
             switchover=None if job is None else _job(job),
         )
     except (BadName, TypeError, KeyError) as error:
         raise MalformedMessage(what="fleet record", reason=str(error)[:200]) from error
+
+
+def _ask(item: Any) -> str:
+    if not isinstance(item, str):
+        raise TypeError("an ask is not a text")
+    return item
 
 
 def _job(item: dict[str, Any]) -> Switchover:

@@ -129,3 +129,8 @@ class EntryId:
 
 ZERO_ID = EntryId(0, 0)
 """Below every entry that was ever written."""
+
+
+def same_command(ask: str, other: str) -> bool:
+    """Whether two fields ``ask``, names with blanks between them, name one command heard on ``control``."""
+    return not set(ask.split()).isdisjoint(other.split())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 MAX_ANNOUNCEMENT_BYTES = 64 << 10
+_HINTS = ("event", "node", "model", "mark")
 
 
 def announcement(event: str, fleet: str, epoch: int, id: str, /, **fields: object) -> str:
@@ -16,13 +17,13 @@ def announcement(event: str, fleet: str, epoch: int, id: str, /, **fields: objec
     return json.dumps({key: item for key, item in value.items() if item not in (None, "")}, ensure_ascii=False)
 
 
-def hints(data: bytes) -> tuple[str, str, str]:
-    """The event, node and model of an announcement, empty where it is not one of ours: never more than a hint."""
+def hints(data: bytes) -> tuple[str, str, str, str]:
+    """Event, node, model and mark of an announcement, empty where it is not one of ours: never more than a hint."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        return "", "", ""
+        return "", "", "", ""
     if not isinstance(value, dict):
-        return "", "", ""
-    event, node, model = (item if isinstance(item := value.get(key), str) else "" for key in ("event", "node", "model"))
-    return event, node, model
+        return "", "", "", ""
+    event, node, model, mark = (item if isinstance(item := value.get(key), str) else "" for key in _HINTS)
+    return event, node, model, mark

@@ -14,6 +14,8 @@ from modelsync.ports.authority import EpochLedger as EpochLedger
 from modelsync.ports.authority import PromisePeers as PromisePeers
 from modelsync.ports.bus import Bus as Bus
 from modelsync.ports.bus import CommandHeard as CommandHeard
+from modelsync.ports.bus import Marked as Marked
+from modelsync.ports.bus import Subscribed as Subscribed
 from modelsync.ports.bus import Woken as Woken
 from modelsync.ports.care import BytesCheck as BytesCheck
 from modelsync.ports.care import CareApi as CareApi

@@ -157,6 +157,12 @@ class Elector:
         return watch is not None and watch.last_s - watch.since_s > self._state.timing.ttl_s
 
     @property
+    def follows(self) -> bool:
+        """Whether another node holds the lease, and renews it."""
+        lease = self.lease
+        return lease.state == "held" and lease.holder != self.identity.node and not self.holder_is_silent
+
+    @property
     def fencing(self) -> str:
         """``majority``, ``degraded`` (a fleet of two) or ``alone``."""
         return fencing(len(self._ledger.members | {self.identity.node}))

@@ -82,6 +82,8 @@ class Following:
 
     def tell_elector(self) -> None:
         """Whether promotions are paused, and against whom this node stands."""
+        if not self._book.fleet.paused:
+            self.resume_by = ""  # another node has resumed for all
         rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self._book.nodes]
         self._elector.set_eligibility(paused=self._book.fleet.paused and not self.resume_by, rivals=rivals)
 

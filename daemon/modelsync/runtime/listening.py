@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import NodeId
-from modelsync.ports import Bus, CommandHeard, Woken
+from modelsync.ports import Bus, Subscribed, Woken
+from modelsync.runtime.desk import Desk
 from modelsync.runtime.elector import Elector
 from modelsync.runtime.flips import Flips
 from modelsync.runtime.following import Following
-from modelsync.runtime.orders import Orders
 from modelsync.runtime.redis_health import Pause, RedisHealth
 from modelsync.runtime.rollouts import Rollouts
 
@@ -33,7 +33,7 @@ class Listening:
         *,
         node: NodeId,
         bus: Bus,
-        orders: Orders,
+        desk: Desk,
         flips: Flips,
         rollouts: Rollouts,
         following: Following,
@@ -42,7 +42,7 @@ class Listening:
     ) -> None:
         self._node = node
         self._bus = bus
-        self._orders = orders
+        self._desk = desk
         self._flips = flips
         self._rollouts = rollouts
         self._following = following
@@ -56,8 +56,10 @@ class Listening:
                 async for heard in self._bus.listen():
                     pause.over()
                     self._health.answered("events")
-                    if isinstance(heard, CommandHeard):
-                        await self._orders.heard(heard.text)
+                    if not isinstance(heard, Woken):
+                        self._desk.hear(heard)
+                        if isinstance(heard, Subscribed):
+                            self._woken(Woken())
                     elif heard.event == "rollout.flipped" and await self._flips.signal(heard.model):
                         continue
                     else:

@@ -23,6 +23,7 @@ from modelsync.runtime.alarms import Alarms
 from modelsync.runtime.book import Book
 from modelsync.runtime.collecting import Collecting
 from modelsync.runtime.crew import Crew
+from modelsync.runtime.desk import Desk
 from modelsync.runtime.elector import Elector
 from modelsync.runtime.flips import Flips
 from modelsync.runtime.following import Following
@@ -67,6 +68,7 @@ class Node:
     reader: ReadThrough
     following: Following
     orders: Orders
+    desk: Desk
     listening: Listening
     reporting: Reporting
     collecting: Collecting
@@ -85,7 +87,7 @@ class Node:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until ``stop`` is set; then hand over the lease and leave everything in order."""
-        loops = (self.following, self.listening, self.reporting, self.collecting,
+        loops = (self.following, self.listening, self.desk, self.reporting, self.collecting,
                  self.elector, self.rollouts, self.placer)  # fmt: skip
         crews = (self.crew, self.reporting.crew, self.activator.crew, self.office.crew,
                  self.flips.crew, self.rollouts.crew)  # fmt: skip
@@ -125,6 +127,7 @@ class Node:
         log.info("primary.changed", epoch=authority.epoch, why=why)
         if self.following.resume_by:
             await self.orders.resume(self.following.resume_by)
+        self.desk.open()
 
     async def _catch_up(self, ahead: Ahead) -> None:
         """Learn what a member of the majority has applied and Redis has lost. Raises PeerUnavailable, PeerRefused."""
@@ -141,6 +144,7 @@ class Node:
         raise fault
 
     async def demoted(self, reason: str) -> None:
+        self.desk.close()
         await self.office.leave()
         self.reporting.wake()
         log.warning("lease.lost", reason=reason, next="this node follows as a replica")

@@ -1,4 +1,4 @@
-"""What people order, in plain words, by redis-cli, the command line and HTTP alike: the holder executes and answers."""
+"""What people order, in plain words, by redis-cli, the command line and HTTP alike: the holder executes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import structlog
 
 from modelsync.core import commands, policy
 from modelsync.core import fleet as fleets
-from modelsync.core.errors import LocalFault, ModelsyncError
+from modelsync.core.errors import LocalFault, PolicyRefusal
 from modelsync.core.fleet import Switchover
 from modelsync.core.ids import NodeId
-from modelsync.core.messages import announcement
 from modelsync.ports import Catalog, Clock
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector
@@ -48,30 +47,25 @@ class Orders:
         self._following = following
         self._clock = clock
 
-    async def heard(self, text: str) -> None:
-        """A command from the control channel: the holder answers it, everyone else leaves it alone."""
-        authority = self._elector.authority
-        if authority is None:
-            return
-        try:
-            result = await self.execute(text, by="redis-cli")
-            event, fields = "command.done", result
-        except ModelsyncError as error:
-            event, fields = "command.refused", {"reason": str(error)}
-        answer = announcement(event, self._identity.fleet, authority.epoch, "", command=text[:200], **fields)
-        try:
-            await self._catalog.answer(answer)
-        except ModelsyncError as error:
-            log.warning("command.unanswered", command=text[:200], error=str(error), next="what it did stays done")
+    async def execute(self, text: str, by: str, ask: str = "", refusal: str = "") -> dict[str, object]:
+        """Run one command in plain words, or tell the outcome of one that was run under one of these names (``ask``).
 
-    async def execute(self, text: str, by: str) -> dict[str, object]:
-        """Run one command in plain words. Raises BadName, PolicyRefusal, NoSuchVersion, AuthorityLost, RemoteFault."""
+        ``refusal``: why it must not be run any more, if so.
+
+        Raises: BadName, PolicyRefusal, NoSuchVersion, AuthorityLost, RemoteFault.
+        """
         command = commands.parse(text)
+        done = bool(ask) and await self._publisher.carried_out(command.model, ask)
+        if refusal and not done:
+            raise PolicyRefusal(reason=refusal)
         if command.verb in commands.FLEET_VERBS:
-            return await self._fleet_command(command, by)
+            if not done:
+                await self._fleet_command(command, by, ask)
+            return await self._fleet_outcome(command)
         if command.verb == "rollout":
-            return await self._rollouts.command(command, by)
-        record = await self._publisher.command(command, by)
+            return await self._rollouts.command(command, by, ask, done=done)
+        assert command.model is not None
+        record = self._book.record(command.model) if done else await self._publisher.command(command, by, ask)
         return {
             "model": record.name,
             "wanted": record.wanted,
@@ -79,47 +73,59 @@ class Orders:
             "why": policy.wanted(record, None).why,
         }
 
-    async def _fleet_command(self, command: commands.Command, by: str) -> dict[str, object]:
+    async def _fleet_command(self, command: commands.Command, by: str, ask: str) -> None:
         if command.verb == "switchover":
-            return await self._switchover(command.node, by)
-        if command.verb == "forget":
-            return await self._forget(command.node, by)
-        if command.verb == "pause":
+            await self._switchover(command.node, by, ask)
+        elif command.verb == "forget":
+            fleets.forgettable(command.node, self._book.nodes)
+            note = f"{command.node}, by {by}"
             await self._publisher.fleet_change(
-                lambda record, at: fleets.paused(record, by, at), "fleet.paused", f"by {by}"
+                lambda record, at: fleets.forgot(record, command.node, at), "node.forgotten", note, ask
+            )
+        elif command.verb == "pause":
+            await self._publisher.fleet_change(
+                lambda record, at: fleets.paused(record, by, at), "fleet.paused", f"by {by}", ask
             )
         elif self._elector.authority is not None:
-            await self.resume(by)
+            await self.resume(by, ask)
         else:
-            # Nobody holds the lease, or nobody can be reached who does: this node resumes for itself, becomes primary
-            # if no other is, and writes it down then.
-            self._following.resume_by = by
-            self._following.tell_elector()
+            self._resume_alone(by)
+
+    async def _fleet_outcome(self, command: commands.Command) -> dict[str, object]:
+        """What has come of a command that was carried out, by this primary or the one before."""
+        if command.verb == "switchover":
+            job = self._book.fleet.switchover
+            return {"switchover": job.target, "state": job.state} if job else {}
+        if command.verb == "forget":
+            await self._catalog.forget(NodeId(command.node))
+            await self._following.refresh_nodes()
+            return {"forgotten": command.node}
         return {"paused": command.verb == "pause"}
 
-    async def _forget(self, node: str, by: str) -> dict[str, object]:
-        fleets.forgettable(node, self._book.nodes)
-        await self._publisher.fleet_change(
-            lambda record, at: fleets.forgot(record, node, at), "node.forgotten", f"{node}, by {by}"
-        )
-        await self._catalog.forget(NodeId(node))
-        await self._following.refresh_nodes()
-        return {"forgotten": node}
-
-    async def resume(self, by: str) -> None:
+    async def resume(self, by: str, ask: str = "") -> None:
         self._following.resume_by = ""
-        await self._publisher.fleet_change(fleets.resumed, "fleet.resumed", f"by {by}")
+        await self._publisher.fleet_change(fleets.resumed, "fleet.resumed", f"by {by}", ask)
 
-    async def _switchover(self, target: str, by: str) -> dict[str, object]:
+    def _resume_alone(self, by: str) -> None:
+        """Nobody holds the lease, or nobody can be reached who does: this node resumes for itself, becomes primary if
+        no other is, and writes it down then."""
+        self._following.resume_by = by
+        self._following.tell_elector()
+
+    def heard_alone(self, text: str) -> None:
+        """A command on ``control`` and no primary: this node can carry out the one that lets there be one."""
+        if text.split() == ["resume"] and self._book.fleet.paused and not self._following.resume_by:
+            self._resume_alone("redis-cli")
+
+    async def _switchover(self, target: str, by: str, ask: str) -> None:
         """Write the job down, then let go; the next primary writes what came of it."""
         chosen = fleets.switchover_target(target, self._identity.node, self._book.nodes)
-        job = Switchover(self._identity.node, chosen, by, self._clock.wall_ms())
+        job, note = Switchover(self._identity.node, chosen, by, self._clock.wall_ms()), f"to {chosen}, by {by}"
         try:
             await self._publisher.fleet_change(
-                lambda record, at: fleets.handing_over(record, job, at), "switchover.begun", f"to {chosen}, by {by}"
+                lambda record, at: fleets.handing_over(record, job, at), "switchover.begun", note, ask
             )
         except LocalFault as error:  # of this disk, after Redis has it: all the more reason to hand over
             log.warning("switchover.unsaved", error=str(error), next="the lease is handed over all the same")
         await self._office.leave()
         await self._elector.release(chosen)
-        return {"switchover": chosen, "state": job.state}

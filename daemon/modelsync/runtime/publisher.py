@@ -229,7 +229,19 @@ class Publisher:
 
     # --- wishes ------------------------------------------------------------------------------------------------------
 
-    async def command(self, command: Command, by: str) -> ModelRecord:
+    async def carried_out(self, name: ModelName | None, ask: str) -> bool:
+        """Whether a command heard under these names is done already. Raises LeaseLost, NoPrimary, RedisUnavailable.
+
+        Exact, since no other holder can have written after what this one has read.
+        """
+        async with self.guard:
+            await self._settle()
+            self._require_authority()
+            if name is None:
+                return fleets.carried_out(self._book.fleet, ask)
+            return catalog.carried_out(self._book.record(name), ask)
+
+    async def command(self, command: Command, by: str, ask: str = "") -> ModelRecord:
         """Carry out a model's command. Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
         assert command.model is not None
         kind = "deleted" if command.verb == "delete" else "wish"
@@ -240,20 +252,30 @@ class Publisher:
             event="wish.changed",
             note=str(command),
             by=by,
+            ask=ask,
         )
 
     async def change_model(
-        self, name: ModelName, change: RecordChange, *, kind: str, event: str, note: str, by: str, asked: bool = True
+        self,
+        name: ModelName,
+        change: RecordChange,
+        *,
+        kind: str,
+        event: str,
+        note: str,
+        by: str,
+        asked: bool = True,
+        ask: str = "",
     ) -> ModelRecord:
         """Write what a function makes of a model's record. ``asked``: somebody asked for it, and history says so.
 
         The function is called with the record as it is under the lock, and the id that the change will have.
         Raises what it raises; LeaseLost, NoPrimary, RedisUnavailable.
         """
-        return await self._chained(lambda: self._change_model(name, change, kind, event, note, by, asked))
+        return await self._chained(lambda: self._change_model(name, change, kind, event, note, by, asked, ask))
 
     async def _change_model(
-        self, name: ModelName, change: RecordChange, kind: str, event: str, note: str, by: str, asked: bool
+        self, name: ModelName, change: RecordChange, kind: str, event: str, note: str, by: str, asked: bool, ask: str
     ) -> ModelRecord:
         await self._settle()
         authority = self._require_authority()
@@ -263,7 +285,7 @@ class Publisher:
         roll = after.rollout if kind == "rollout" else None
         version, digest = (roll.version, roll.digest) if roll else (after.wanted, None)
         if asked:
-            after = catalog.noted(after, WishChange(at, self._clock.wall_ms(), by, note, version))
+            after = catalog.noted(after, WishChange(at, self._clock.wall_ms(), by, note, version, ask=ask))
         await self._write(record, after, kind, version, digest, note=note, by=by, event=event)
         log.info(event, model=name, note=note, wanted=after.wanted, by=by)
         return after
@@ -295,13 +317,15 @@ class Publisher:
             await self._write_fleet(authority, after, "primary.changed", "primary", why)
             return why
 
-    async def fleet_change(self, change: Callable[[FleetRecord, EntryId], FleetRecord], event: str, note: str) -> None:
+    async def fleet_change(
+        self, change: Callable[[FleetRecord, EntryId], FleetRecord], event: str, note: str, ask: str = ""
+    ) -> None:
         """Change the fleet's record: pause, resume, a switchover. Raises LeaseLost, NoPrimary, RedisUnavailable."""
         async with self.guard:
             await self._settle()
             authority = self._require_authority()
             after = change(self._book.fleet, self._book.next_id(authority.epoch))
-            await self._write_fleet(authority, after, event, "fleet", note)
+            await self._write_fleet(authority, fleets.asked(after, ask), event, "fleet", note)
 
     async def _write_fleet(self, authority: Authority, after: FleetRecord, event: str, kind: str, note: str) -> None:
         text = announcement(event, self._fleet, authority.epoch, str(after.id), node=self._node, why=note)

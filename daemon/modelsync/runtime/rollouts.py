@@ -88,19 +88,21 @@ class Rollouts:
         self._wake.set()
         return self.start(name, by)
 
-    async def command(self, command: Command, by: str) -> dict[str, object]:
-        """Carry out ``rollout``. Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
+    async def command(self, command: Command, by: str, ask: str = "", *, done: bool = False) -> dict[str, object]:
+        """Carry out ``rollout``; ``done``: it is, and only its outcome is asked for.
+
+        Raises PolicyRefusal, NoSuchVersion, LeaseLost, NoPrimary, RedisUnavailable."""
         name = command.model
         assert name is not None
-        if command.action != commands.STATUS:
-            await self._order(name, command, by)
+        if command.action != commands.STATUS and not done:
+            await self._order(name, command, by, ask)
             self._wake.set()
         shown = status.rollout_line(self._book.record(name).rollout)
         if shown is None:
             raise NoSuchVersion(reason=f"no rollout of {name} was ever asked for")
         return {"model": name, "wanted": self._book.record(name).wanted, "rollout": shown}
 
-    async def _order(self, name: ModelName, command: Command, by: str) -> None:
+    async def _order(self, name: ModelName, command: Command, by: str, ask: str) -> None:
         if command.action == commands.ABORT:
             await self._publisher.change_model(
                 name,
@@ -109,6 +111,7 @@ class Rollouts:
                 event="rollout.aborted",
                 note=str(command),
                 by=by,
+                ask=ask,
             )
             return
         target = command.target
@@ -122,6 +125,7 @@ class Rollouts:
             event="rollout.begun",
             note=str(command),
             by=by,
+            ask=ask,
         )
 
     # --- the loop ----------------------------------------------------------------------------------------------------

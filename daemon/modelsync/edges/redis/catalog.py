@@ -35,7 +35,6 @@ LOG_READ = 1000
 READ_AT_ONCE = 100
 MAX_HASH_FIELDS = 2000
 MAX_FIELD_BYTES = 1 << 20
-ANSWERS_KEPT = 100
 _GLANCED = ("id", "desired", "pinned", "rollout")
 
 
@@ -46,8 +45,9 @@ class RedisCatalog:
         # Any: redis-py types every reply as every command's; the parsers below are what checks them.
         self._redis = client
         self._prefix = f"modelsync:{{{name}}}:"
-        source = (files("modelsync.edges.redis") / "lua" / "publish.lua").read_text()
-        self._publish = client.register_script(source)
+        scripts = files("modelsync.edges.redis") / "lua"
+        self._publish = client.register_script((scripts / "publish.lua").read_text())
+        self._answer = client.register_script((scripts / "answer.lua").read_text())
 
     def key(self, name: str) -> str:
         return self._prefix + name
@@ -174,13 +174,23 @@ class RedisCatalog:
         async with redis_faults("announce"):
             await self._redis.publish(self.key("events"), text)
 
-    async def answer(self, text: str) -> None:
-        """Say what became of a command: on ``events``, and in a list that stays for those who did not listen."""
-        async with redis_faults("answer"), self._redis.pipeline(transaction=False) as pipe:
-            pipe.publish(self.key("events"), text)
-            pipe.lpush(self.key("answers"), text)
-            pipe.ltrim(self.key("answers"), 0, ANSWERS_KEPT - 1)
-            await pipe.execute()
+    async def answered(self) -> frozenset[str]:
+        """The names of the newest commands that were answered."""
+        async with redis_faults("read what was answered"):
+            return frozenset(_text(name) for name in await self._redis.lrange(self.key("answered"), 0, -1))
+
+    async def answer(self, authority: Authority, names: Sequence[str], text: str) -> bool:
+        """Say what became of a command: on ``events``, and in a list that stays for those who did not listen.
+
+        Returns whether it had not been answered. Raises LeaseLost.
+        """
+        keys = [self.key(k) for k in ("lease", "answered", "answers", "events")]
+        args = [authority.epoch, authority.holder, authority.nonce, text, *names]
+        async with redis_faults("answer"):
+            reply = await self._answer(keys=keys, args=args)
+        if reply[0] == 0:
+            raise LeaseLost(epoch=authority.epoch, holder="another node, or none")
+        return bool(reply[0] == 1)
 
 
 def _raise_fault(reply: Any) -> None:
