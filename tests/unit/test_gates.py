@@ -201,6 +201,22 @@ def test_which_answer_counts(expect: str, status: int, data: bytes, fault: str |
 # --- what servers are shown -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("data", "final"),
+    [
+        (b'{"model_version_status": [{"state": "END", "status": {"error_message": "no model"}}]}', True),
+        (b'{"model_version_status": [{"state": "END", "status": {"error_message": ""}}]}', False),  # unloaded before
+        (b'{"model_version_status": [{"state": "LOADING", "status": {"error_message": "x"}}]}', False),
+        (b'{"model_version_status": [3]}', False),
+        (b"[" * 5000, False),
+    ],
+)
+def test_a_version_that_tensorflow_serving_could_not_load_is_not_waited_for(data: bytes, final: bool) -> None:
+    request = Request("GET", "http://s", expect="tfs", repeat=True)
+    assert hooks.is_final(request, data) is final
+    assert (hooks.satisfied(request, 200, data) or "").endswith("no model") is final
+
+
 def test_tritons_configuration_names_one_version() -> None:
     assert views.triton_config(None, 12, ["fraud.onnx"]) == (
         'default_model_filename: "fraud.onnx"\nversion_policy: { specific: { versions: [ 12 ] } }\n'

@@ -162,10 +162,32 @@ def satisfied(request: Request, status: int, data: bytes) -> str | None:
     return _index_fault(value, *request.expect.split(":")[1:])
 
 
-def _tfs_fault(value: Any) -> str | None:
+def is_final(request: Request, data: bytes) -> bool:
+    """Whether an answer that does not satisfy will not get better: TensorFlow Serving tried to load it and failed."""
+    try:
+        lines = _tfs_lines(json.loads(data)) if request.expect == "tfs" else []
+    except (ValueError, RecursionError):
+        return False
+    return any(line.get("state") == "END" and _tfs_error(line) for line in lines)
+
+
+def _tfs_lines(value: Any) -> list[dict[str, Any]]:
     lines = value.get("model_version_status") if isinstance(value, dict) else None
-    states = [line.get("state") for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
-    return None if "AVAILABLE" in states else f"the version's state is {states or 'unknown'}"
+    return [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+
+
+def _tfs_error(line: dict[str, Any]) -> str:
+    status = line.get("status")
+    return str(status.get("error_message") or "")[:200] if isinstance(status, dict) else ""
+
+
+def _tfs_fault(value: Any) -> str | None:
+    lines = _tfs_lines(value)
+    states = [line.get("state") for line in lines]
+    if "AVAILABLE" in states:
+        return None
+    errors = "; ".join(filter(None, map(_tfs_error, lines)))
+    return f"the version's state is {states or 'unknown'}" + (f": {errors}" if errors else "")
 
 
 def _index_fault(value: Any, name: str, number: str) -> str | None:

@@ -195,12 +195,10 @@ class Rollouts:
         except ModelsyncError as error:
             log.warning("gate.unanswered", model=name, error=str(error), next="asked again; no answer is no health")
             worst = None
-        healthy = None if worst is None else worst <= gate.max_value
-        reason = f"the gate's query gave {worst}, above {gate.max_value:g}" if healthy is False else ""
         if self._authority() is None or name not in self._watches:
             return
         try:
-            await self._step(name, GateAnswered(healthy, reason, asked_s))
+            await self._step(name, rollout_steps.gate_answered(gate, worst, asked_s))
         except (RemoteFault, AuthorityLost) as error:
             log.debug("rollout.unwritten", error=str(error))
         self._wake.set()

@@ -198,6 +198,13 @@ def _soaking(watch: Watch, event: Looked, now_s: float) -> Outcome:
     return watch, ()
 
 
+def gate_answered(gate: Gate, worst: float | None, asked_s: float) -> GateAnswered:
+    """What the largest value of a gate's query says of the version; without one it says nothing."""
+    healthy = None if worst is None else worst <= gate.max_value
+    reason = f"the gate's query gave {worst:g}, above {gate.max_value:g}" if healthy is False else ""
+    return GateAnswered(healthy, reason, asked_s)
+
+
 def _gate_answered(watch: Watch, event: GateAnswered) -> Outcome:
     """A no ends the rollout at once. A yes counts for the next look, where every host must be well, too."""
     rollout = watch.rollout

@@ -18,16 +18,19 @@ MAX_ANSWER_BYTES = 4 << 20
 class Prometheus:
     """Implements ports.HealthGate; a connection for each question, of which there are few."""
 
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+
     async def worst(self, gate: Gate) -> float | None:
         """The largest value of the query's result; None for an empty one.
 
         A value that is no number (NaN, as 0/0 gives) is no data. Raises PeerUnavailable, PeerRefused, MalformedMessage.
         """
         url = gate.url.rstrip("/") + "/api/v1/query"
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        headers = {"Accept-Encoding": "identity"}  # and nothing is unpacked: a small answer could be a large one
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                aiohttp.ClientSession(timeout=self._timeout, auto_decompress=False, headers=headers) as session,
                 session.post(url, data={"query": gate.query}, allow_redirects=False) as answer,
             ):
                 body = await answer.content.read(MAX_ANSWER_BYTES + 1)

@@ -75,18 +75,19 @@ class LocalServers:
     async def _until(self, request: Request) -> str | None:
         """Send, where it is to be repeated until it is answered well."""
         while True:
-            fault = await self._send(request)
-            if fault is None or not request.repeat:
+            fault, data = await self._send(request)
+            if fault is None or not request.repeat or hooks.is_final(request, data):
                 return fault
             await asyncio.sleep(ASK_AGAIN_S)
 
-    async def _send(self, request: Request) -> str | None:
+    async def _send(self, request: Request) -> tuple[str | None, bytes]:
+        """What is wrong with the answer, or None; and the answer, where there was one."""
         try:
             status, data = await self._exchange(request.method, request.url, request.body, request.content_type)
         except (aiohttp.ClientError, OSError) as error:
-            return f"{request.method} {request.url}: {str(error)[:200] or type(error).__name__}"
+            return f"{request.method} {request.url}: {str(error)[:200] or type(error).__name__}", b""
         fault = hooks.satisfied(request, status, data)
-        return None if fault is None else f"{request.method} {request.url} {fault}"
+        return (None if fault is None else f"{request.method} {request.url} {fault}"), data
 
     async def _exchange(self, method: str, url: str, body: bytes, content_type: str) -> tuple[int, bytes]:
         """Status and at most ``ANSWER_BYTES`` of the answer. Raises aiohttp.ClientError, OSError."""
@@ -110,7 +111,7 @@ class LocalServers:
         told = Told(candidate.model, candidate.version, str(candidate.digest), str(candidate.tree))
         try:
             async with asyncio.timeout(PROBE_S):
-                return await self._send(Request("GET", told.filled(health.url)))
+                return (await self._send(Request("GET", told.filled(health.url))))[0]
         except TimeoutError:
             return f"GET {health.url} did not answer within {PROBE_S:g} s"
 
