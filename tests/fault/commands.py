@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.daemons import Daemon, Fleet, until
-from tests.integration.redis_proxy import POINTS, RedisProxy
+from tests.integration.redis_proxy import RedisProxy, sha_of
 from tests.integration.terms import QUICK_LEASE, in_step, primary_of
 
 NAMES = ("alpha", "beta", "gamma")
 MODEL = "fraud"
 VERSIONS = 12
 ANSWERED_WITHIN_S = 25.0
+POINTS = ("unheard", "heard", "wish unsent", "wish written", "answer unsent", "answer written")
+"""Between the command in the primary's socket and its answer in Redis."""
 WAYS = ("killed", "asleep", "handing over", "cut off", "well")
 
 
@@ -43,20 +45,23 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-class Trials(Fleet):
-    """The fleet that every trial finds whole."""
+class Proxied(Fleet):
+    """Three daemons, each with a proxy of its own before its Redis, that every trial finds whole."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, sections: Callable[[str], str] = lambda name: "") -> None:
         super().__init__(root)
         self.proxies: dict[str, RedisProxy] = {}
-        self._texts = itertools.cycle(("rollback fraud", "update fraud", "pin fraud 3", "unpin fraud"))
         for name in NAMES:
             self.proxies[name] = RedisProxy(self.redis_url)
-            self.add(name, QUICK_LEASE, wait=name == NAMES[0], redis_url=self.proxies[name].url)
+            more = QUICK_LEASE + sections(name)
+            self.add(name, more, wait=name == NAMES[0], redis_url=self.proxies[name].url)
         self.mend()
-        for number in range(VERSIONS):
-            self.daemons[0].put(f"{MODEL}.bin", b"%d" % number)
-            until(lambda n=number: all(d.active(MODEL) == n + 1 for d in self.daemons), f"version {number + 1}")
+
+    def publish(self, *contents: bytes) -> None:
+        for data in contents:
+            head = self.daemons[0].head(MODEL)
+            self.daemons[0].put(f"{MODEL}.bin", data)
+            until(lambda h=head: self.daemons[0].head(MODEL) == h + 1, f"a version above {head}")
 
     def mend(self) -> None:
         for daemon in self.daemons:
@@ -72,13 +77,25 @@ class Trials(Fleet):
         for proxy in self.proxies.values():
             proxy.close()
 
+
+class Trials(Proxied):
+    """The fleet that is told what to do."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._texts = itertools.cycle(("rollback fraud", "update fraud", "pin fraud 3", "unpin fraud"))
+        self.publish(*(b"%d" % number for number in range(VERSIONS)))
+        until(lambda: all(daemon.active(MODEL) == VERSIONS for daemon in self.daemons), "the last version everywhere")
+
     def trial(self, point: str, way: str, tally: Tally, *, twice: bool = False) -> None:
         """One command that meets a primary which fares so at this point."""
         old, text, client = primary_of(self.daemons), next(self._texts), self.redis
         tail = client.xrevrange(self.key("log"), count=1)[0][0]
         client.delete(self.key("answers"))
         fared = threading.Event()
-        self.proxies[old.name].arm(point, text, self._fate(old, way, fared))
+        scripts = {"wish": sha_of("publish"), "answer": sha_of("answer")}
+        needle = scripts.get(point.partition(" ")[0]) or text.encode()
+        self.proxies[old.name].arm(point.rsplit(maxsplit=1)[-1], needle, self._fate(old, way, fared))
         for _ in range(1 + twice):
             client.publish(self.key("control"), text)
         answers = self._answers(1 + twice)

@@ -105,6 +105,10 @@ class Daemon:
         line = node["models"].get(model, {})
         return line.get("active")
 
+    def head(self, model: str) -> int:
+        """The newest version that was published; 0: none."""
+        return next((int(m["head"] or 0) for m in self.status()["models"] if m["name"] == model), 0)
+
     def put(self, name: str, data: bytes) -> None:
         """A file renamed into the models directory."""
         beside = self.root / "beside"

@@ -18,12 +18,12 @@ def sha_of(script: str) -> bytes:
     return hashlib.sha1((LUA / f"{script}.lua").read_bytes()).hexdigest().encode()
 
 
-POINTS = ("unheard", "heard", "wish unsent", "wish written", "answer unsent", "answer written")
-"""Between the command in this daemon's socket and its answer in Redis."""
-
-
 class RedisProxy:
-    """One daemon's way to Redis. ``arm`` an action for the next time that a command comes to a point."""
+    """One daemon's way to Redis. ``arm`` an action for the next time that something comes to a point of its way:
+
+    ``unheard``, ``heard``: before and after this daemon is sent it by Redis; ``unsent``, ``written``: before Redis is
+    sent it, and after Redis has done it, while the daemon does not know.
+    """
 
     def __init__(self, upstream: str) -> None:
         place = urlsplit(upstream)
@@ -37,11 +37,9 @@ class RedisProxy:
         self.closed = self.cut = False
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def arm(self, point: str, command: str, action: Callable[[], None]) -> None:
-        needles = {"unheard": command.encode(), "heard": command.encode()}
-        script = "publish" if point.startswith("wish") else "answer"
+    def arm(self, point: str, needle: bytes, action: Callable[[], None]) -> None:
         with self._guard:
-            self._point, self._needle, self._action = point, needles.get(point) or sha_of(script), action
+            self._point, self._needle, self._action = point, needle, action
 
     def disarm(self) -> None:
         with self._guard:
@@ -50,7 +48,7 @@ class RedisProxy:
     def _reached(self, point: str, data: bytes) -> bool:
         """Whether this is the armed point; true once."""
         with self._guard:
-            if self._point != point or (self._needle not in data and not point.endswith("written")):
+            if self._point != point or (self._needle not in data and point != "written"):
                 return False
             self._point = ""
             return True
@@ -108,11 +106,10 @@ class _Way:
 
     def _sending(self, data: bytes) -> None:
         proxy = self._proxy
-        for point in ("wish unsent", "answer unsent"):
-            if proxy._reached(point, data):
-                proxy._action()
+        if proxy._reached("unsent", data):
+            proxy._action()
         with proxy._guard:
-            self._awaits_reply = proxy._point.endswith("written") and proxy._needle in data
+            self._awaits_reply = proxy._point == "written" and proxy._needle in data
         self._outer.sendall(data)
 
     def _receiving(self, data: bytes) -> None:
@@ -121,9 +118,8 @@ class _Way:
             proxy._action()
         if self._awaits_reply:
             self._awaits_reply = False
-            for point in ("wish written", "answer written"):
-                if proxy._reached(point, data):
-                    proxy._action()
+            if proxy._reached("written", data):
+                proxy._action()
         heard = proxy._reached("heard", data)
         self._inner.sendall(data)
         if heard:
