@@ -17,10 +17,10 @@ from urllib.parse import parse_qs
 import pytest
 from tests.unit.test_rollout_steps import looked, roll
 
-from modelsync.core import rollout_steps
 from modelsync.core.errors import MalformedMessage, ModelsyncError, PeerRefused, PeerUnavailable
-from modelsync.core.rollout import Gate
-from modelsync.core.rollout_steps import Watch, Write
+from modelsync.core.rollout import steps as rollout_steps
+from modelsync.core.rollout.record import Gate
+from modelsync.core.rollout.steps import Watch, Write
 from modelsync.edges.gates.prometheus import MAX_ANSWER_BYTES, Prometheus
 
 Handler = http.server.BaseHTTPRequestHandler
