@@ -74,7 +74,7 @@ class App:
         self.redis_url = parts.redis_url = self._redis(stack)
         node = parts.node()
         self.limiter = parts.limiter
-        answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(node), "sent_bytes": server.sent_bytes}).render)
+        answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(node), **_sent(server)}).render)
         server = HttpServer(
             answers,
             host=config.node.listen.host,
@@ -84,6 +84,7 @@ class App:
             fleet=config.fleet.name,
             care=self._care(stack, parts, node),
             uploads=Uploads(parts.store),
+            compression=lambda: self.config.transfer.compression,
         )
         await server.start()
         stack.push_async_callback(server.stop)
@@ -172,6 +173,10 @@ async def _feed_watchdog(node: Node, notifier: SystemdNotifier) -> None:
         await asyncio.sleep(interval_s / 4)
 
 
+def _sent(server: HttpServer) -> dict[str, int]:
+    return {"sent_bytes": server.sent_bytes, "sent_content_bytes": server.sent_content_bytes}
+
+
 def _snapshot(node: Node) -> dict[str, Any]:
     return {
         "primary": node.elector.authority is not None,
@@ -181,4 +186,6 @@ def _snapshot(node: Node) -> dict[str, Any]:
         "alarms": {**dict.fromkeys(KINDS, 0), **node.alarms.counts},
         "models": node.activator.report(),
         "transfers": node.activator.transfers(),
+        "received_bytes": node.stager.received.wire_bytes,
+        "received_content_bytes": node.stager.received.content_bytes,
     }

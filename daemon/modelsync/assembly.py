@@ -220,7 +220,14 @@ class Assembly:
 
     @cached_property
     def fetcher(self) -> Fetcher:
-        fetcher = Fetcher(self.store, self.limiter, self._peer_headers, self.identity.node, depot=self.depot)
+        fetcher = Fetcher(
+            self.store,
+            self.limiter,
+            self._peer_headers,
+            self.identity.node,
+            depot=self.depot,
+            compression=lambda: self._config().transfer.compression,
+        )
         self._stack.callback(fetcher.close)
         loop = asyncio.get_running_loop()
 

@@ -11,7 +11,8 @@ from modelsync.edges.pull import batch_fetch
 def test_no_damaged_transfer_is_installed() -> None:
     tally = corrupt.run(200, seed=1)
     assert sum(tally.damaged.values()) > 190
-    assert sum(tally.refused.values()) == sum(tally.damaged.values())
+    assert sum(tally.refused.values()) + tally.harmless == sum(tally.damaged.values())
+    assert tally.harmless < 10
     assert (tally.wrong, tally.accepted) == ([], [])
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import blake3
 
+from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import NoSuchVersion
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
 from modelsync.edges.http.limits import HttpLimits
@@ -145,7 +146,12 @@ class FakeNode:
 
 @contextlib.asynccontextmanager
 async def serving(
-    node: FakeNode, *, token: str | None = None, uploads: Uploads | None = None, **limits: Any
+    node: FakeNode,
+    *,
+    token: str | None = None,
+    uploads: Uploads | None = None,
+    compression: Callable[[], Compression] = lambda: "auto",
+    **limits: Any,
 ) -> AsyncIterator[HttpServer]:
     """A started server on 127.0.0.1, stopped at the end."""
     server = HttpServer(
@@ -157,6 +163,7 @@ async def serving(
         fleet="test",
         limits=replace(QUICK, **limits),
         uploads=uploads,
+        compression=compression,
     )
     await server.start()
     try:

@@ -27,15 +27,21 @@ class Asked:
     start: int
     end: int
     ranged: bool
+    frames: str = ""
+    """What it said of frames."""
+
+
+ANSWERED = "answered"
+"""What a lie returns that leaves its connection open for the next request."""
 
 
 @dataclass
 class LyingPeer:
-    """Serves ``objects``; ``lie`` answers in its place when it is set and returns True."""
+    """Serves ``objects``; ``lie`` answers in its place when it is set and returns True or ``ANSWERED``."""
 
     id: str = "peer"
     objects: dict[str, bytes] = field(default_factory=dict)
-    lie: Callable[[LyingPeer, socket.socket, Asked, bytes], bool] | None = None
+    lie: Callable[[LyingPeer, socket.socket, Asked, bytes], bool | str] | None = None
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
     body_bytes: int = 0
@@ -80,7 +86,10 @@ class LyingPeer:
             while (asked := self._read_request(reader)) is not None:
                 self.asked.append(asked)
                 data = self.objects.get(asked.digest)
-                if self.lie is not None and self.lie(self, connection, asked, data or b""):
+                said = self.lie is not None and self.lie(self, connection, asked, data or b"")
+                if said == ANSWERED:
+                    continue
+                if said:
                     break
                 if data is None:
                     connection.sendall(head("404 Not Found", 0))
@@ -95,13 +104,15 @@ class LyingPeer:
         line = reader.readline().decode()  # type: ignore[attr-defined]
         if not line:
             return None
-        start, end, ranged = 0, 0, False
+        start, end, ranged, frames = 0, 0, False, ""
         while (header := reader.readline().decode().strip()) != "":  # type: ignore[attr-defined]
             name, _, value = header.partition(": ")
             if name.lower() == "range":
                 first, _, last = value.removeprefix("bytes=").partition("-")
                 start, end, ranged = int(first), int(last) + 1, True
-        return Asked(line.split(" ")[1].rpartition("/")[2], start, end, ranged)
+            elif name.lower() == "x-modelsync-frames":
+                frames = value
+        return Asked(line.split(" ")[1].rpartition("/")[2], start, end, ranged, frames)
 
 
 def head(status: str, length: int | None, *extra: str) -> bytes:
@@ -169,6 +180,32 @@ def chunked(_: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) 
         + b"\r\n0\r\n\r\n"
     )
     return True
+
+
+FRAMED = ("X-Modelsync-Frames: 1", "Transfer-Encoding: chunked")
+
+
+def framed(
+    body_of: Callable[[list[bytes]], bytes], *headers: str, chunk_bytes: int = 1 << 20
+) -> Callable[..., bool | str]:
+    """Answer with what is made of the chunks that were asked for, as a body in frames; the connection stays open."""
+
+    def answer(_: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) -> bool | str:
+        if not asked.frames:
+            return False
+        part = data[asked.start : asked.end]
+        body = body_of([part[at : at + chunk_bytes] for at in range(0, len(part), chunk_bytes)])
+        content_range = f"Content-Range: bytes {asked.start}-{asked.end - 1}/{len(data)}"
+        connection.sendall(head("206 Partial Content", None, content_range, *(headers or FRAMED)) + body)
+        return ANSWERED
+
+    return answer
+
+
+def in_parts(body: bytes, part_bytes: int = 300_000) -> bytes:
+    """HTTP's chunked encoding."""
+    parts = (body[at : at + part_bytes] for at in range(0, len(body), part_bytes))
+    return b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts) + b"0\r\n\r\n"
 
 
 def redirect(peer: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) -> bool:

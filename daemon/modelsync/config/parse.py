@@ -35,6 +35,7 @@ from modelsync.config.secret_files import secret_fault
 from modelsync.config.serve_section import serve_section
 from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
+from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
 from modelsync.core.storage.modes import Mode
@@ -213,6 +214,7 @@ def _transfer(table: Section) -> TransferSection:
     section = TransferSection(
         rate_limit_bytes_per_s=table.whole("rate_limit_bytes_per_s", default.rate_limit_bytes_per_s, 0, MAX_INTEGER),
         concurrency=table.whole("concurrency", default.concurrency, 1, 64),
+        compression=cast(Compression, table.choice("compression", "auto", ("auto", "never", "always"))),
     )
     table.finish(_HOMES)
     return section

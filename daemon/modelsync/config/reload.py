@@ -24,6 +24,7 @@ _LIVE_KEYS = frozenset(
         "models.exclude",
         "transfer.rate_limit_bytes_per_s",
         "transfer.concurrency",
+        "transfer.compression",
         "storage.mode",
         "storage.copies",
         "storage.cache_bytes",

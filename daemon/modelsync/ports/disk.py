@@ -48,15 +48,22 @@ class Progress:
     total_bytes: int = 0
     done_bytes: int = 0
     wire_bytes: int = 0
+    content_bytes: int = 0
+    """What the bytes on the wire stood for: more, where they were compressed."""
+    into: Progress | None = None
+    """Counts along: all pulls of a node."""
     blamed: list[ModelsyncError] = field(default_factory=list)
     cancelled: Event = field(default_factory=Event)
     _guard: Lock = field(default_factory=Lock, repr=False, compare=False)
 
-    def add(self, *, done_bytes: int = 0, wire_bytes: int = 0) -> None:
-        """Count, from whichever of its threads."""
+    def add(self, *, done_bytes: int = 0, wire_bytes: int = 0, content_bytes: int | None = None) -> None:
+        """Count, from whichever of its threads. Bytes on the wire are content unless told otherwise."""
         with self._guard:
             self.done_bytes += done_bytes
             self.wire_bytes += wire_bytes
+            self.content_bytes += wire_bytes if content_bytes is None else content_bytes
+        if self.into is not None:
+            self.into.add(done_bytes=done_bytes, wire_bytes=wire_bytes, content_bytes=content_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class ReadThrough:
             return running
         if len(self._pulls) >= MAX_PULLS:
             raise PolicyRefusal(reason=f"{MAX_PULLS} files are being read through already; try again shortly")
-        progress = self._progress[entry.digest] = Progress(total_bytes=entry.size_bytes)
+        progress = self._progress[entry.digest] = Progress(total_bytes=entry.size_bytes, into=self._stager.received)
         pull = asyncio.ensure_future(asyncio.to_thread(self._pull_leased, manifest, digest, entry, progress))
         self._pulls[entry.digest] = pull
         pull.add_done_callback(self._forget(entry.digest))

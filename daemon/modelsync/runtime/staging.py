@@ -60,6 +60,8 @@ class Stager:
         self._clock = clock
         self._peers = peers
         self.concurrency = concurrency
+        self.received = Progress()
+        """What all pulls of this node have brought since it started."""
 
     async def stage(self, record: ModelRecord, number: Version, work: Work) -> Digest:
         """Bring a version to where a switch needs no more than a rename.
@@ -144,7 +146,7 @@ class Stager:
     async def _pull(self, manifest: Manifest, missing: Sequence[FileEntry], work: Work) -> None:
         """Steps 1 to 3 for what is not held, a bounded number of files at a time."""
         assert len(missing) <= MAX_FILES
-        progress = work.progress = Progress(total_bytes=sum(entry.size_bytes for entry in missing))
+        progress = work.progress = Progress(total_bytes=sum(entry.size_bytes for entry in missing), into=self.received)
         work.state = "pulling"
         started_s = self._clock.boottime_s()
         gate = asyncio.Semaphore(self.concurrency)
@@ -204,6 +206,7 @@ class Stager:
             version=manifest.version,
             size_bytes=progress.total_bytes,
             wire_bytes=progress.wire_bytes,
+            content_bytes=progress.content_bytes,
             took_ms=round(1000 * took_s, 1),
             blamed=blamed,
         )

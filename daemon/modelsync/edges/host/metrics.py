@@ -12,7 +12,15 @@ from prometheus_client.registry import Collector
 
 Snapshot = Callable[[], dict[str, Any]]
 """Returns primary (bool), epoch, redis_up (bool), config_ok (bool), alarms (counts by kind), models (a node's report
-lines), transfers, sent_bytes."""
+lines), transfers, and the counters of ``_TRAFFIC``."""
+
+
+_TRAFFIC = {
+    "sent_bytes": "Bytes of models that this node gave to peers and people, on the wire",
+    "sent_content_bytes": "What these bytes stood for: more, where they were compressed",
+    "received_bytes": "Bytes of models that this node pulled, on the wire",
+    "received_content_bytes": "What these bytes stood for",
+}
 
 
 class _NodeCollector(Collector):
@@ -28,9 +36,8 @@ class _NodeCollector(Collector):
             "modelsync_config_ok", "0 while the config file has a fault and the last good one holds", state["config_ok"]
         )
         yield self._alarms(state["alarms"])
-        yield CounterMetricFamily(
-            "modelsync_sent_bytes", "Bytes of models that this node gave to peers and people", value=state["sent_bytes"]
-        )
+        for name, text in _TRAFFIC.items():
+            yield CounterMetricFamily(f"modelsync_{name}", text, value=state[name])
         yield from self._models(state["models"])
         yield from self._transfers(state["transfers"])
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 from aiohttp import web
@@ -21,18 +22,24 @@ from modelsync.core.transfer.batches import MAX_OBJECT_BYTES, MAX_OBJECTS, NOT_H
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.http import bodies as http_bodies
 from modelsync.edges.http.bodies import BodyPace
+from modelsync.edges.http.body_gate import BodyGate
+from modelsync.edges.http.framing import Framing
 from modelsync.ports import NodeApi
 
 _WRITE_BYTES = 1 << 20
-"""Read by one hop to a thread and given to the socket at once."""
+"""Read by one hop to a thread and given to the socket at once; or one frame."""
+_SAMPLE_BYTES = 128 << 10
+"""Of the first block: whether the answer is worth packing."""
 
 
 class BatchRoutes:
     """Serves small objects that this node holds and has verified."""
 
-    def __init__(self, api: NodeApi, pace: BodyPace) -> None:
+    def __init__(self, api: NodeApi, pace: BodyPace, gate: BodyGate, framing: Framing) -> None:
         self._api = api
         self._pace = pace
+        self._gate = gate
+        self._framing = framing
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/batch", self.batch)
@@ -43,12 +50,24 @@ class BatchRoutes:
         held = await asyncio.to_thread(_survey, [self._api.object_path(digest) for digest in digests])
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
         response.content_length = sum(SIZE_BYTES + (size if path else 0) for path, size in held)
-        await response.prepare(request)
-        parts = _parts(held)
-        while data := await asyncio.to_thread(_next, parts):
-            await response.write(data)
-        await response.write_eof()
+        body = _Body(held, response.content_length)
+        ask = self._framing.asked(request)
+        first = b"" if ask is None else await asyncio.to_thread(body.block)
+        if ask is not None and await self._framing.pays_for(request, ask, first[:_SAMPLE_BYTES]):
+            reads = chain([lambda: first], repeat(body.block, body.left_blocks))
+            await self._framing.send(request, response, ask, reads, self._gate.count, may_stop=False)
+        else:
+            await self._as_it_is(request, response, first, body)
         return response
+
+    async def _as_it_is(self, request: web.Request, response: web.StreamResponse, data: bytes, body: _Body) -> None:
+        await response.prepare(request)
+        while data or body.left_blocks:
+            data = data or await asyncio.to_thread(body.block)
+            self._gate.count(len(data), len(data))
+            await response.write(data)
+            data = b""
+        await response.write_eof()
 
     async def _asked(self, request: web.Request) -> list[Digest]:
         most_bytes, data = 32 * MAX_OBJECTS, bytearray()
@@ -71,21 +90,31 @@ def _size(path: Path) -> int | None:
     return info.st_size if stat.S_ISREG(info.st_mode) and info.st_size <= MAX_OBJECT_BYTES else None
 
 
+class _Body:
+    """The bytes of one answer, a block at a time."""
+
+    def __init__(self, held: Sequence[tuple[Path | None, int]], size_bytes: int) -> None:
+        self._parts = _parts(held)
+        self._over = bytearray()
+        self.left_blocks = -(-size_bytes // _WRITE_BYTES)
+
+    def block(self) -> bytes:
+        """The next ``_WRITE_BYTES``; fewer at the end. Blocks. Raises ConnectionResetError, DiskFailed."""
+        self.left_blocks -= 1
+        for part in self._parts:
+            self._over += part
+            if len(self._over) >= _WRITE_BYTES:
+                break
+        data = bytes(self._over[:_WRITE_BYTES])
+        del self._over[:_WRITE_BYTES]
+        return data
+
+
 def _parts(held: Sequence[tuple[Path | None, int]]) -> Iterator[bytes]:
     for path, size in held:
         yield size.to_bytes(SIZE_BYTES, "big")
         if path:
             yield _read(path, size)
-
-
-def _next(parts: Iterator[bytes]) -> bytes:
-    """About ``_WRITE_BYTES`` of the answer; nothing at its end. Raises ConnectionResetError, DiskFailed."""
-    data = bytearray()
-    for part in parts:
-        data += part
-        if len(data) >= _WRITE_BYTES:
-            break
-    return bytes(data)
 
 
 def _read(path: Path, size: int) -> bytes:

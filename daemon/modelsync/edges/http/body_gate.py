@@ -30,7 +30,14 @@ class BodyGate:
         self._wait_s = wait_s
         self._waiting = 0
         self.sent_bytes = 0
-        """Of bodies that left, or were about to."""
+        """Of bodies that left, or were about to; on the wire."""
+        self.content_bytes = 0
+        """What they stood for: more, where they were packed."""
+
+    def count(self, content_bytes: int, wire_bytes: int) -> None:
+        """Bytes of a body leave."""
+        self.content_bytes += content_bytes
+        self.sent_bytes += wire_bytes
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

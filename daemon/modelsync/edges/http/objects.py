@@ -19,6 +19,7 @@ from modelsync.core.ids import Digest, model_name, version
 from modelsync.core.manifest import published_path
 from modelsync.edges.http.answers import json_answer
 from modelsync.edges.http.body_gate import BodyGate
+from modelsync.edges.http.framing import Framing
 from modelsync.edges.http.growing import send_growing
 from modelsync.edges.http.ranges import Download, send, span_of
 from modelsync.ports import NodeApi
@@ -35,9 +36,10 @@ _INERT = {
 class ObjectRoutes:
     """Serves bytes that this node holds and has verified."""
 
-    def __init__(self, api: NodeApi, gate: BodyGate) -> None:
+    def __init__(self, api: NodeApi, gate: BodyGate, framing: Framing) -> None:
         self._api = api
         self._gate = gate
+        self._framing = framing
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/v1/objects/{digest}", self.object)
@@ -52,7 +54,7 @@ class ObjectRoutes:
         if path is None:
             path = self._part(request, digest)
         headers = {"Content-Type": "application/octet-stream", "Cache-Control": _IMMUTABLE, **_INERT}
-        return await send(request, Download(path, str(digest), headers), self._gate)
+        return await send(request, Download(path, str(digest), headers), self._gate, self._framing)
 
     def _part(self, request: web.Request, digest: Digest) -> Path:
         """The file of an object that is still being pulled, if all that is asked for is verified; else HTTPNotFound."""

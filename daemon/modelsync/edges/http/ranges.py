@@ -16,12 +16,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from aiohttp import web
 
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.http.body_gate import BodyGate
+from modelsync.edges.http.framing import Framing, Part, reads_of
 
 READ_BYTES = 1 << 20
 """Of the fallback for an event loop without sendfile; one manifest chunk."""
@@ -71,9 +72,13 @@ def span_of(range_header: str | None, size_bytes: int) -> Span | None:
     return Span(offset, end - offset, partial=True) if offset < end else None
 
 
-async def send(request: web.Request, download: Download, gate: BodyGate) -> web.StreamResponse:
+async def send(
+    request: web.Request, download: Download, gate: BodyGate, framing: Framing | None = None
+) -> web.StreamResponse:
     """Answer with a file or the part of it that was asked for.
 
+    Args:
+        framing: packs it where the receiver understands that and it pays.
     Raises:
         web.HTTPNotFound: it is gone, or is no regular file.
         web.HTTPServiceUnavailable: too many bodies are under way.
@@ -89,15 +94,44 @@ async def send(request: web.Request, download: Download, gate: BodyGate) -> web.
         if len(whole) == size_bytes:
             return _small(response, whole[span.offset_bytes : span.offset_bytes + span.count_bytes])
         async with gate.place():
-            gate.sent_bytes += span.count_bytes
             await asyncio.to_thread(_warm, file, span)
-            await response.prepare(request)
-            if span.count_bytes:
-                await _transfer(request, response, file, span)
-            await response.write_eof()
+            if not (framing and span.partial and await _framed(request, response, download, file, span, gate, framing)):
+                gate.count(span.count_bytes, span.count_bytes)
+                await response.prepare(request)
+                if span.count_bytes:
+                    await _transfer(request, response, file, span)
+                await response.write_eof()
+                if framing is not None:
+                    framing.sent_plain(request)
         return response
     finally:
         file.close()
+
+
+async def _framed(
+    request: web.Request,
+    response: web.StreamResponse,
+    download: Download,
+    file: BinaryIO,
+    span: Span,
+    gate: BodyGate,
+    framing: Framing,
+) -> bool:
+    """Send a range in frames, if that is asked for and pays. Nothing was sent where it does not."""
+    ask = framing.asked(request)
+    if ask is None:
+        return False
+    part = Part(file, download.etag or "", span.offset_bytes, span.offset_bytes + span.count_bytes)
+    with local_faults(download.path, "read"):
+        if not await framing.pays(request, ask, part):
+            return False
+    try:
+        await framing.send(request, response, ask, reads_of(part, ask.chunk_bytes), gate.count, may_stop=True)
+    except ConnectionError:
+        raise
+    except OSError as error:
+        _hang_up(request, error)
+    return True
 
 
 def _small(response: web.StreamResponse, body: bytes) -> web.Response:
@@ -167,11 +201,17 @@ async def _transfer(request: web.Request, response: web.StreamResponse, file: Bi
     except ConnectionError:
         raise
     except (OSError, RuntimeError) as error:  # a disk fault, or the transport closed under us
-        transport.abort()
-        raise ConnectionResetError(str(error)) from error
+        _hang_up(request, error)
     if sent != span.count_bytes:  # truncated under us: the receiver must not take this for the whole
         transport.abort()
         raise ConnectionResetError("hung up") from OSError(errno.EIO, f"{sent} of {span.count_bytes} bytes were left")
+
+
+def _hang_up(request: web.Request, error: Exception) -> NoReturn:
+    """Break the connection off, so that a short body is never taken for a whole one. Raises ConnectionResetError."""
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError(str(error)) from error
 
 
 async def _sendfile(transport: asyncio.Transport, response: web.StreamResponse, file: BinaryIO, span: Span) -> int:

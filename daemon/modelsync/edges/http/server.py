@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import CannotListen
 from modelsync.edges.http.batch import BatchRoutes
 from modelsync.edges.http.bodies import BodyPace
@@ -21,6 +23,7 @@ from modelsync.edges.http.body_gate import BodyGate
 from modelsync.edges.http.care import CareRoutes
 from modelsync.edges.http.commands import CommandRoutes
 from modelsync.edges.http.connections import ConnectionGuard
+from modelsync.edges.http.framing import Framing
 from modelsync.edges.http.guard import EPOCH_HEADER, Guard, Handler, answered
 from modelsync.edges.http.limits import HttpLimits
 from modelsync.edges.http.objects import ObjectRoutes
@@ -65,6 +68,7 @@ class HttpServer:
         limits: what strangers may use.
         care: what a person may ask this host to do with what it keeps.
         uploads: where uploads that may break off are kept.
+        compression: ``[transfer] compression``, read anew for each request.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class HttpServer:
         limits: HttpLimits = DEFAULT_LIMITS,
         care: CareApi | None = None,
         uploads: Uploads | None = None,
+        compression: Callable[[], Compression] = lambda: "auto",
     ) -> None:
         self._api = api
         self._care = care
@@ -90,6 +95,7 @@ class HttpServer:
         self._limits = limits
         self._guard = Guard(host=host, token=token)
         self._gate = BodyGate(limits.max_bodies, limits.max_waiting_bodies, limits.body_wait_s)
+        self._framing = Framing(compression)
         self._runner: web.AppRunner | None = None
         self._connections: ConnectionGuard | None = None
         self._listener: asyncio.Server | None = None
@@ -102,8 +108,13 @@ class HttpServer:
 
     @property
     def sent_bytes(self) -> int:
-        """Of models, to whoever asked for them, since the start."""
+        """Of models, to whoever asked for them, since the start; on the wire."""
         return self._gate.sent_bytes
+
+    @property
+    def sent_content_bytes(self) -> int:
+        """What these bytes stood for: more, where they were packed."""
+        return self._gate.content_bytes
 
     async def start(self) -> None:
         """Listen. Raises CannotListen if the address is taken or is not of this host."""
@@ -140,6 +151,7 @@ class HttpServer:
             listener.close()
         if runner is not None:
             await runner.cleanup()
+        self._framing.close()
         if sweeper is not None:
             sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -164,9 +176,9 @@ class HttpServer:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware()])
         ViewRoutes(self._api).add_to(app)
-        ObjectRoutes(self._api, self._gate).add_to(app)
+        ObjectRoutes(self._api, self._gate, self._framing).add_to(app)
         pace = BodyPace(silence_s=self._limits.body_silence_s, min_bytes_per_s=self._limits.min_body_bytes_per_s)
-        BatchRoutes(self._api, pace).add_to(app)
+        BatchRoutes(self._api, pace, self._gate, self._framing).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         UploadRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
         if self._uploads is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelsync.core.errors import LocalFault, PeerRefused
+from modelsync.core.errors import DigestMismatch, LocalFault, PeerRefused
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer import batches
@@ -23,7 +23,9 @@ from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store
 from modelsync.edges.pull.chunk_stream import mismatch
+from modelsync.edges.pull.codec import Undecodable
 from modelsync.edges.pull.connections import Connections, read_exactly, require_going_on
+from modelsync.edges.pull.framed import Framed
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
@@ -105,30 +107,28 @@ class BatchPull:
         asked = list(left.values())
         body = b"".join(entry.digest.raw for entry in asked)
         with self._connections.post(peer, "/v1/batch", body) as response:
+            answer = _Answer(response, peer, self._limiter, self._progress)
             for entry in asked:
-                if self._has_next(response, peer, entry):
-                    self._receive_file(response, peer, entry)
+                if self._has_next(answer, peer, entry):
+                    self._receive_file(answer, peer, entry)
                     del left[entry.digest]
+            answer.finish()
         if len(left) == len(asked):
             raise PeerRefused(peer=peer.id, status=404, reason=f"it holds none of {len(asked)} files")
 
-    def _has_next(self, response: http.client.HTTPResponse, peer: Peer, entry: FileEntry) -> bool:
-        if response.length is None or response.length < SIZE_BYTES:
-            raise PeerRefused(peer=peer.id, status=200, reason="a batch that ends before its last file")
+    def _has_next(self, answer: _Answer, peer: Peer, entry: FileEntry) -> bool:
         head = self._buffer[:SIZE_BYTES]
-        read_exactly(response, head, peer, self._progress)
+        answer.read(head, entry)
         size = int.from_bytes(head, "big")
         if size == NOT_HELD:
             return False
-        if size != entry.size_bytes or response.length < size:
+        if size != entry.size_bytes:
             raise PeerRefused(peer=peer.id, status=200, reason=f"{size} bytes, {entry.size_bytes} were asked for")
         return True
 
-    def _receive_file(self, response: http.client.HTTPResponse, peer: Peer, entry: FileEntry) -> None:
+    def _receive_file(self, answer: _Answer, peer: Peer, entry: FileEntry) -> None:
         data = self._buffer[: entry.size_bytes]
-        self._limiter.take(len(data), self._progress.cancelled)
-        read_exactly(response, data, peer, self._progress)
-        self._progress.add(wire_bytes=len(data))
+        answer.read(data, entry)
         actual = Digest(blake3(data).digest())
         if actual != entry.digest:
             raise mismatch(entry.path, 0, entry.digest, actual, peer)
@@ -140,6 +140,56 @@ class BatchPull:
     def _count(self, entry: FileEntry) -> None:
         self._written.append(entry.digest)
         self._progress.add(done_bytes=entry.size_bytes)
+
+
+class _Answer:
+    """The bytes of one answer in order, whether they come as they are or in frames."""
+
+    def __init__(
+        self, response: http.client.HTTPResponse | Framed, peer: Peer, limiter: RateLimiter, progress: Progress
+    ) -> None:
+        self._response = response
+        self._peer = peer
+        self._limiter = limiter
+        self._progress = progress
+        self._unpacked = memoryview(b"")
+
+    def read(self, data: memoryview, entry: FileEntry) -> None:
+        """Fill a buffer. Raises PeerRefused: that much does not come; DigestMismatch: what came cannot be unpacked."""
+        if isinstance(self._response, Framed):
+            self._read_frames(self._response, data, entry)
+            return
+        if self._response.length is None or self._response.length < len(data):
+            raise PeerRefused(peer=self._peer.id, status=200, reason="a batch that ends before its last file")
+        self._limiter.take(len(data), self._progress.cancelled)
+        read_exactly(self._response, data, self._peer, self._progress)
+        self._progress.add(wire_bytes=len(data))
+
+    def _read_frames(self, response: Framed, data: memoryview, entry: FileEntry) -> None:
+        while data:
+            if not self._unpacked:
+                self._unpacked = self._next(response, entry)
+            size = min(len(data), len(self._unpacked))
+            data[:size] = self._unpacked[:size]
+            data, self._unpacked = data[size:], self._unpacked[size:]
+
+    def _next(self, response: Framed, entry: FileEntry) -> memoryview:
+        try:
+            frame = response.next(None, self._progress, self._limiter)
+        except Undecodable as error:
+            expected, actual = str(entry.digest), f"undecodable: {error}"
+            raise DigestMismatch(
+                path=entry.path, chunk=0, expected=expected, actual=actual, source=self._peer.id
+            ) from error
+        if frame is None:
+            raise PeerRefused(peer=self._peer.id, status=200, reason="a batch that ends before its last file")
+        return frame
+
+    def finish(self) -> None:
+        if isinstance(self._response, Framed):
+            if self._unpacked:
+                raise PeerRefused(peer=self._peer.id, status=200, reason="a batch that goes on after its last file")
+            self._response.finish(self._progress)
 
 
 def _write(path: Path, data: memoryview) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from modelsync.core.errors import DigestMismatch
+from modelsync.core.errors import DigestMismatch, PeerRefused
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer.chunk_map import ChunkMap
@@ -22,7 +22,9 @@ from modelsync.edges.disk import durable, partial_file
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.partial_file import RunningHash
 from modelsync.edges.pull.attempt import Attempt
+from modelsync.edges.pull.codec import Undecodable
 from modelsync.edges.pull.connections import read_exactly
+from modelsync.edges.pull.framed import Framed
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
@@ -60,14 +62,14 @@ class FilePull:
 
 
 def receive(
-    response: http.client.HTTPResponse,
+    response: http.client.HTTPResponse | Framed,
     peer: Peer,
     pull: FilePull,
     run: Run,
     limiter: RateLimiter,
     attempt: Attempt | None = None,
 ) -> None:
-    """A run of chunks from a body that holds exactly them.
+    """A run of chunks from a body that holds exactly them, as they are or in frames.
 
     Args:
         attempt: where to note how far it is, if it is one of several requests.
@@ -77,17 +79,43 @@ def receive(
         DiskFull, DiskFailed: the file must be discarded.
         TimedOut: cancelled.
     """
-    buffer = memoryview(bytearray(pull.entry.chunk_bytes))
+    framed = isinstance(response, Framed)
+    buffer = memoryview(bytearray(0 if framed else pull.entry.chunk_bytes))
     written_from = run.byte_range(pull.entry)[0]
     for index in range(run.first, run.last + 1):
         offset, size = pull.entry.chunk_range(index)
-        limiter.take(size, pull.progress.cancelled)
-        _receive_chunk(response, peer, pull, index, buffer[:size], attempt)
+        if isinstance(response, Framed):
+            if not _receive_frame(response, peer, pull, index, limiter, attempt):
+                if index == run.first:
+                    raise PeerRefused(peer=peer.id, status=206, reason="frames that end before the first")
+                break
+        else:
+            limiter.take(size, pull.progress.cancelled)
+            _receive_chunk(response, peer, pull, index, buffer[:size], attempt)
         if attempt is not None:
             attempt.delivered.append(index)
         if offset + size - written_from >= _WRITEBACK_BYTES:
             durable.start_writeback(pull.descriptor, written_from, offset + size - written_from)
             written_from = offset + size
+    if isinstance(response, Framed):
+        response.finish(pull.progress)
+
+
+def _receive_frame(
+    response: Framed, peer: Peer, pull: FilePull, index: int, limiter: RateLimiter, attempt: Attempt | None
+) -> bool:
+    """False: the peer sends no more in frames; what is missing is asked for again."""
+    try:
+        data = response.next(pull.entry.chunk_range(index)[1], pull.progress, limiter, attempt)
+    except Undecodable as error:
+        expected = str(pull.chunks[index])
+        raise DigestMismatch(
+            path=pull.entry.path, chunk=index, expected=expected, actual=f"undecodable: {error}", source=peer.id
+        ) from error
+    if data is None:
+        return False
+    _place(pull, index, data, peer)
+    return True
 
 
 def _receive_chunk(
@@ -100,6 +128,11 @@ def _receive_chunk(
 ) -> None:
     read_exactly(response, data, peer, pull.progress, attempt)
     pull.progress.add(wire_bytes=len(data))
+    _place(pull, index, data, peer)
+
+
+def _place(pull: FilePull, index: int, data: memoryview, peer: Peer) -> None:
+    """A chunk's bytes, from whichever kind of body: verified, and only then written and counted."""
     actual = Digest(blake3(data).digest())
     if actual != pull.chunks[index]:
         raise mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)

@@ -16,11 +16,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
-from modelsync.core.errors import ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
+from modelsync.core.compression.frames import ASK_HEADER, FORMAT, MAX_FRAME_BYTES, Ask, Compression
+from modelsync.core.compression.pace import Pace
+from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
 from modelsync.core.ids import Digest
 from modelsync.edges.objectstore.body import store_answer, store_batch, store_have
 from modelsync.edges.objectstore.client import ObjectStore
+from modelsync.edges.pull import codec
 from modelsync.edges.pull.attempt import Attempt
+from modelsync.edges.pull.framed import Framed
+from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
 
 TIMEOUT_S = 5.0
@@ -28,6 +33,8 @@ TIMEOUT_S = 5.0
 CHUNK_TIMEOUT_S = 60.0
 """A peer that takes longer for one chunk (below 17 KB/s) is given up, however steadily it drips."""
 _IDLE_CONNECTIONS = 4
+PLAIN_S = 60.0
+"""After frames of a peer that were wrong it is asked for bytes as they are for so long."""
 
 
 class Connections:
@@ -36,11 +43,24 @@ class Connections:
     Args:
         headers: what every request carries, read anew for each: the epoch moves.
         depot: the object store, which is asked as one more peer.
+        limiter: whose rate is told to peers that may compress.
+        compression: ``[transfer] compression``, read anew for each request.
     """
 
-    def __init__(self, headers: Callable[[], Mapping[str, str]], depot: ObjectStore | None = None) -> None:
+    def __init__(
+        self,
+        headers: Callable[[], Mapping[str, str]],
+        depot: ObjectStore | None = None,
+        limiter: RateLimiter | None = None,
+        compression: Callable[[], Compression] = lambda: "auto",
+    ) -> None:
         self._headers = headers
         self._depot = depot
+        self._limiter = limiter or RateLimiter()
+        self._compression = compression
+        self._under_way = 0
+        self._plain_until_s: dict[str, float] = {}
+        self._unpacking = Pace()
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
         self._guard = threading.Lock()
 
@@ -86,6 +106,55 @@ class Connections:
             _require_range(response, peer, byte_range)
             yield response
 
+    @contextlib.contextmanager
+    def chunks(
+        self,
+        peer: Peer,
+        digest: Digest,
+        byte_range: tuple[int, int],
+        chunk_bytes: int,
+        attempt: Attempt | None = None,
+    ) -> Iterator[http.client.HTTPResponse | Framed]:
+        """A range of whole chunks, as it is or in frames, as the peer thinks best. Raises as ``get``."""
+        if self._depot is not None and peer.url == self._depot.peer.url:
+            with self.get(peer, digest, byte_range, attempt) as response:
+                yield response
+            return
+        headers = {"Range": f"bytes={byte_range[0]}-{byte_range[1] - 1}", **self._ask(peer, chunk_bytes)}
+        with self._exchange(peer, "GET", f"/v1/objects/{digest}", None, headers, attempt) as response:
+            framed = ASK_HEADER in headers and response.getheader(ASK_HEADER) == FORMAT
+            _require_range(response, peer, byte_range, framed=framed)
+            with self._watched(peer, response, framed=framed) as body:
+                yield body
+
+    def _ask(self, peer: Peer, chunk_bytes: int) -> dict[str, str]:
+        """The header by which a peer may answer in frames; none where this node does not want them."""
+        mode = self._compression()
+        if mode == "never" or not codec.AVAILABLE or chunk_bytes > MAX_FRAME_BYTES:
+            return {}
+        if self._plain_until_s.get(peer.id, 0.0) > time.monotonic():
+            return {}
+        limit = self._limiter.rate_bytes_per_s // (1 + self._under_way)
+        unpack = int(self._unpacking.lately(time.monotonic(), 0))
+        return {ASK_HEADER: Ask(mode, chunk_bytes, limit, unpack).text()}
+
+    @contextlib.contextmanager
+    def _watched(
+        self, peer: Peer, response: http.client.HTTPResponse, *, framed: bool
+    ) -> Iterator[http.client.HTTPResponse | Framed]:
+        """A body; a peer whose frames were wrong is asked without them for a while, should it be the packing."""
+        with self._guard:
+            self._under_way += 1
+        try:
+            yield Framed(response, peer, self._unpacking) if framed else response
+        except (PeerRefused, DigestMismatch):
+            if framed:
+                self._plain_until_s[peer.id] = time.monotonic() + PLAIN_S
+            raise
+        finally:
+            with self._guard:
+                self._under_way -= 1
+
     def small_document(self, peer: Peer, path: str, max_bytes: int) -> bytes:
         """The body of a short answer. Raises PeerUnavailable, PeerRefused."""
         if self._depot is not None and peer.url == self._depot.peer.url:
@@ -97,18 +166,20 @@ class Connections:
             return response.read()
 
     @contextlib.contextmanager
-    def post(self, peer: Peer, path: str, body: bytes) -> Iterator[http.client.HTTPResponse]:
-        """The answer to a question with a body; a 200 of known length. Raises as ``get``."""
+    def post(self, peer: Peer, path: str, body: bytes) -> Iterator[http.client.HTTPResponse | Framed]:
+        """The answer to a question with a body; a 200 of known length, or in frames. Raises as ``get``."""
         if self._depot is not None and peer.url == self._depot.peer.url:
             with store_batch(self._depot, body) as answer:
                 yield cast(http.client.HTTPResponse, answer)
             return
-        headers = {"Content-Type": "application/octet-stream"}
+        headers = {"Content-Type": "application/octet-stream", **self._ask(peer, MAX_FRAME_BYTES)}
         with self._exchange(peer, "POST", path, body, headers) as response:
-            _require_range(response, peer, None)
-            if response.length is None:
+            framed = ASK_HEADER in headers and response.getheader(ASK_HEADER) == FORMAT
+            _require_range(response, peer, None, framed=framed)
+            if response.length is None and not framed:
                 raise PeerRefused(peer=peer.id, status=200, reason="a body without a length")
-            yield response
+            with self._watched(peer, response, framed=framed) as answer:
+                yield answer
 
     @contextlib.contextmanager
     def _exchange(
@@ -177,18 +248,23 @@ def _has_spoken(connection: http.client.HTTPConnection) -> bool:
     return bool(waiting.poll(0))
 
 
-def _require_range(response: http.client.HTTPResponse, peer: Peer, byte_range: tuple[int, int] | None) -> None:
+def _require_range(
+    response: http.client.HTTPResponse, peer: Peer, byte_range: tuple[int, int] | None, *, framed: bool = False
+) -> None:
     """Refuse redirects, encodings, and 200 or another range where a range was asked for."""
     wanted = 200 if byte_range is None else 206
     if response.status != wanted:
         raise PeerRefused(peer=peer.id, status=response.status, reason=f"{wanted} was expected")
     if response.getheader("Content-Encoding", "identity") != "identity":
         raise PeerRefused(peer=peer.id, status=response.status, reason="an encoding that was not asked for")
+    if framed and not response.chunked:
+        raise PeerRefused(peer=peer.id, status=response.status, reason="frames in a body that is not in chunks")
     if byte_range is None:
         return
     start, end = byte_range
     got = response.getheader("Content-Range", "")
-    if not got.startswith(f"bytes {start}-{end - 1}/") or response.length != end - start:
+    right = f"bytes {start}-{end - 1}/"
+    if not got.startswith(right) or response.length != (None if framed else end - start):
         raise PeerRefused(peer=peer.id, status=206, reason=f"range {got!r}, {response.length} bytes")
 
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from blake3 import blake3
 
+from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import (
     DigestMismatch,
     IntegrityFault,
@@ -63,6 +64,7 @@ class Fetcher:
         headers: what every request carries, read anew for each.
         me: this node's id.
         swarm_from_bytes: objects of so many bytes are pulled from all peers at once.
+        compression: ``[transfer] compression``, read anew for each request.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Fetcher:
         me: str = "",
         swarm_from_bytes: int = SWARM_FROM_BYTES,
         depot: ObjectStore | None = None,
+        compression: Callable[[], Compression] = lambda: "auto",
     ) -> None:
         self._store = store
         self._limiter = limiter
-        self._connections = Connections(headers, depot)
+        self._connections = Connections(headers, depot, limiter, compression)
         self.suspects = Suspects()
         self._tools = Tools(me, self._connections, limiter, self.suspects)
         self._swarm_from_bytes = swarm_from_bytes
@@ -290,7 +293,8 @@ class Fetcher:
         """
         while run.first in pull.verified:
             run = Run(run.first + 1, run.last)
-        with self._connections.get(peer, pull.entry.digest, run.byte_range(pull.entry)) as response:
+        entry = pull.entry
+        with self._connections.chunks(peer, entry.digest, run.byte_range(entry), entry.chunk_bytes) as response:
             receive(response, peer, pull, run, self._limiter)
 
     def _finish(self, pull: FilePull, partial: Path) -> None:

@@ -192,8 +192,10 @@ class SwarmPull:
             return RunFailed(ask.ask)
         try:
             attempt.require_wanted()
-            byte_range = run.byte_range(self._pull.entry)
-            opened = self._tools.connections.get(peer, self._pull.entry.digest, byte_range, attempt)
+            entry = self._pull.entry
+            opened = self._tools.connections.chunks(
+                peer, entry.digest, run.byte_range(entry), entry.chunk_bytes, attempt
+            )
             with opened as response, attempt.receiving():
                 receive(response, peer, self._pull, run, self._tools.limiter, attempt)
             return RunDone(ask.ask)

@@ -1,0 +1,229 @@
+"""Answers in frames: chunks that are packed on their way out, where core.compression.choice says that this pays.
+
+Packing runs in threads of its own, one chunk ahead of the socket, and never on the event loop. This file must not know
+what a request's range means, nor how a chunk is packed. PROTOCOL.md section 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import BinaryIO, TypeVar
+
+from aiohttp import web
+
+from modelsync.core.compression import choice
+from modelsync.core.compression.choice import Course, Link, Trial
+from modelsync.core.compression.frames import ASK_HEADER, FORMAT, RAW, STOP, Ask, Compression, Head, parse_ask, pieces
+from modelsync.core.compression.pace import Pace
+from modelsync.edges.http.link_speed import LinkSpeeds
+from modelsync.edges.pull import codec
+
+MAX_ANSWERS = 24
+"""In frames at once; each holds up to two chunks. Those beyond are sent as they are."""
+PACKERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+"""Threads: half of the processors are for those who serve models with them."""
+REGION_BYTES = 64 << 20
+"""What one probe stands for."""
+SAMPLES, SAMPLE_BYTES = 4, 32 << 10
+"""Of a region: together under a millisecond of one processor."""
+_LEAST_CPU_S = 0.0005
+"""Of a frame, to tell anything by the time that it took beside."""
+_REMEMBERED = 1024
+"""Links and probes."""
+
+Result = TypeVar("Result")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Read = Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A range of an open file that is to be sent. ``name`` is its digest: what was probed of it is remembered."""
+
+    file: BinaryIO
+    name: str
+    offset: int
+    end: int
+
+
+class Framing:
+    """What all framed answers of a server share.
+
+    Args:
+        mode: ``[transfer] compression``, read anew for each request.
+    """
+
+    def __init__(self, mode: Callable[[], Compression]) -> None:
+        self._mode = mode
+        self._threads = ThreadPoolExecutor(PACKERS, "pack")
+        self._answers = 0
+        self._speeds = LinkSpeeds()
+        self._links: OrderedDict[str, float] = OrderedDict()
+        self._held_up = Pace()
+        self._probes: OrderedDict[tuple[str, int], tuple[Trial, ...]] = OrderedDict()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def asked(self, request: web.Request) -> Ask | None:
+        """What the puller would take, if this node gives it; None: send it as it is."""
+        ask = parse_ask(request.headers.get(ASK_HEADER))
+        if ask is None or not codec.AVAILABLE or self._answers >= MAX_ANSWERS:
+            return None
+        mode = choice.agreed(ask.mode, self._mode())
+        return None if mode == "never" else replace(ask, mode=mode)
+
+    async def pays(self, request: web.Request, ask: Ask, part: Part) -> bool:
+        """Whether a range is to go in frames at all. Raises OSError."""
+        if ask.mode == "always":
+            return True
+        key = (part.name, part.offset // REGION_BYTES)
+        trials = self._probes.get(key)
+        if trials is None:
+            trials = await self._in_thread(lambda: codec.tried(_sampled(part)))
+            _remember(self._probes, key, trials)
+        return choice.best(trials, self._link(request, ask), ask.mode) is not None
+
+    async def pays_for(self, request: web.Request, ask: Ask, sample: bytes) -> bool:
+        """The same of bytes that are in memory."""
+        trials = await self._in_thread(lambda: codec.tried(sample))
+        return choice.best(trials, self._link(request, ask), ask.mode) is not None
+
+    async def send(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        ask: Ask,
+        reads: Iterator[Read],
+        sent: Callable[[int, int], None],
+        *,
+        may_stop: bool,
+    ) -> None:
+        """Send what the reads give, each as a frame.
+
+        Args:
+            reads: each gives a chunk, in a thread of this class; there is one at least.
+            sent: told of each (its size, its size on the wire).
+            may_stop: the puller asks again for what does not come.
+        Raises:
+            OSError: the disk's, or ConnectionError where the receiver left.
+        """
+        response.headers[ASK_HEADER] = FORMAT
+        response.headers.pop("Content-Length", None)
+        response.enable_chunked_encoding()
+        course = Course(ask.mode)
+        self._answers += 1
+        coming: asyncio.Future[_Frame] | None = None
+        try:
+            await response.prepare(request)
+            coming = self._packed(course, next(reads), self._link(request, ask))
+            while coming is not None:
+                frame, read = await coming, next(reads, None)
+                stops = read is not None and may_stop and course.spent
+                coming = None
+                if read is not None and not stops:
+                    coming = self._packed(course, read, self._link(request, ask))
+                await response.write(frame.data)
+                sent(frame.raw_bytes, len(frame.data))
+                if stops:
+                    await response.write(Head(STOP, 0, 0).encode())
+            await response.write_eof()
+        finally:
+            self._answers -= 1
+            if coming is not None:  # it reads a file that is about to be closed
+                await asyncio.wait({coming})
+
+    def _packed(self, course: Course, read: Read, link: Link) -> asyncio.Future[_Frame]:
+        return self._in_thread(lambda: self._timed(course, read(), link))
+
+    def _timed(self, course: Course, data: bytes, link: Link) -> _Frame:
+        """A frame, and how much longer it took than its processor time: where others are at work, packing is slower."""
+        started_s, started_cpu_s = time.monotonic(), time.thread_time()
+        frame = _frame(course, data, link)
+        now_s, cpu_s = time.monotonic(), time.thread_time() - started_cpu_s
+        if cpu_s > _LEAST_CPU_S:
+            self._held_up.note(max(1.0, (now_s - started_s) / cpu_s), now_s)
+        return frame
+
+    def sent_plain(self, request: web.Request) -> None:
+        """A body left as it is: what that tells of the link is remembered."""
+        self._measured(request)
+
+    def _measured(self, request: web.Request) -> float | None:
+        """The speed of the way to a puller: of this connection, or of the last one to its address."""
+        speed, host = self._speeds.bytes_per_s(request.transport), request.remote or ""
+        if speed is None:
+            return self._links.get(host)
+        _remember(self._links, host, speed)
+        return speed
+
+    def _link(self, request: web.Request, ask: Ask) -> Link:
+        held_up = self._held_up.lately(time.monotonic(), 1.0)
+        return Link(
+            bytes_per_s=self._measured(request),
+            limit_bytes_per_s=ask.limit_bytes_per_s,
+            packer_share=min(1.0, PACKERS / max(1, self._answers)) / held_up,
+            unpack_bytes_per_s=ask.unpack_bytes_per_s or choice.UNPACK_BYTES_PER_S,
+        )
+
+    def _in_thread(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    raw_bytes: int
+    data: bytes
+
+
+def _frame(course: Course, data: bytes, link: Link) -> _Frame:
+    """One chunk as it is to be sent. An answer's chunks are made one after another: its course needs no lock."""
+    if course.wants_trial:
+        course.tried(codec.tried(data))
+    expected = course.choose(link)
+    if expected is not None:
+        actual, packed = codec.packed_as(data, expected.planes)
+        course.packed(expected, actual)
+        if len(packed) < len(data):
+            return _Frame(len(data), Head(expected.planes, len(data), len(packed)).encode() + packed)
+    return _Frame(len(data), Head(RAW, len(data), len(data)).encode() + data)
+
+
+def _sampled(part: Part) -> bytes:
+    """A few pieces of a range, or all of a small one; each begins where an element of any size may begin."""
+    end = min(part.end, part.offset + REGION_BYTES)
+    step = max(SAMPLE_BYTES, (end - part.offset) // SAMPLES) & ~63
+    starts = range(part.offset, end, step)
+    return b"".join(os.pread(part.file.fileno(), min(SAMPLE_BYTES, end - start), start) for start in starts)
+
+
+def reads_of(part: Part, chunk_bytes: int) -> Iterator[Read]:
+    """Reads of a range's chunks. Each raises OSError; EIO too where the file has become shorter."""
+
+    def reading(offset: int, size: int) -> Read:
+        def read() -> bytes:
+            data = os.pread(part.file.fileno(), size, offset)
+            if len(data) != size:
+                raise OSError(f"{len(data)} of {size} bytes were left")
+            return data
+
+        return read
+
+    for offset, size in pieces(part.offset, part.end, chunk_bytes):
+        yield reading(offset, size)
+
+
+def _remember(known: OrderedDict[Key, Value], key: Key, value: Value) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > _REMEMBERED:
+        with contextlib.suppress(KeyError):
+            known.popitem(last=False)
