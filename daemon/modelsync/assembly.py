@@ -279,7 +279,7 @@ class Assembly:
             authority=lambda: self.elector.authority,
             on_published=lambda name: self.activator.wake([name]),
             start_of=lambda name, by: self.rollouts.start_of_publish(name, by),
-            initial=lambda name, size_bytes: self.placer.initial(name, size_bytes),
+            initial=lambda name, files: self.placer.initial(name, files),
             depot=self.depot,
             alarm=self.alarms.raised,
         )
@@ -508,4 +508,5 @@ def storage_settings(config: Config) -> StorageSettings:
         keep=config.keep,
         keep_days=config.keep_days,
         mode=config.mode,
+        split_bytes=config.storage.split_bytes,
     )

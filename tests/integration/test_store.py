@@ -325,6 +325,17 @@ def test_garbage_is_what_no_kept_version_refers_to(disk: Disk) -> None:
     assert disk.store.collect(kept) == dict.fromkeys(expected, 0)
 
 
+def test_of_a_version_that_lies_in_parts_the_own_files_are_kept_without_its_tree(disk: Disk) -> None:
+    manifest, digest = disk.publish(Content({"a.bin": noise(1, 9000), "b.bin": noise(2, 7000)}), 1)
+    a, b = manifest.files
+    disk.live.clear(FRAUD)
+    removed = disk.store.collect({FRAUD: frozenset()}, {digest: frozenset({a.digest})})
+    assert removed == {"trees": 1, "documents": 0, "objects": 1, "size_bytes": b.size_bytes}
+    assert disk.store.has(a.digest) and not disk.store.has(b.digest)
+    assert disk.store.manifest(digest) == manifest
+    assert sum(disk.store.collect({FRAUD: frozenset()}, {digest: frozenset({a.digest})}).values()) == 0
+
+
 def test_garbage_goes_in_slices_that_together_are_all_of_it(disk: Disk) -> None:
     for number in range(1, 6):
         _, digest = disk.publish(Content({"model.bin": noise(number, 5000), "b.bin": noise(number + 50, 100)}), number)

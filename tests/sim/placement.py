@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from modelsync.core.storage import placement
+from modelsync.core.storage import moves, placement
 from modelsync.core.storage.placement import Item, Place
 
 STEP_S = 30.0
@@ -143,13 +143,13 @@ class Fleet:
             self.members = members
             self.target = placement.arranged(self.items.values(), places, self.owners, living)
         at_once = AT_ONCE_PER_NODE * len(members)
-        changes = placement.next_owners(self.items.values(), self.owners, self.target, living, at_once)
+        changes = moves.next_owners(self.items.values(), self.owners, self.target, living, at_once)
         self.owners.update(changes)
 
     def _pull(self) -> None:
         """Each living owner receives what it lacks, at the rate of its link, from any living holder."""
         budget = {node: RATE_BYTES_PER_S * STEP_S for node, state in self.known.items() if state.up}
-        for move in placement.missing_copies(self.items.values(), self.owners, self.held):
+        for move in moves.missing_copies(self.items.values(), self.owners, self.held):
             if budget.get(move.target, 0) <= 0 or not self._living(move.key):
                 continue
             left = self.pulling.get((move.key, move.target), float(move.size_bytes))
@@ -167,7 +167,7 @@ class Fleet:
             for node in extra:
                 # A dead node's last report still says that it holds: whoever reads reports sees that it is silent.
                 reported = {other for other in self.reports[key] if self._up(other)}
-                if placement.may_let_go(node, self.owners[key], reported):
+                if moves.may_let_go(node, self.owners[key], reported):
                     holders.discard(node)
                     self.outcome.last_copies_let_go += not self._living(key)
 
@@ -188,7 +188,7 @@ class Fleet:
             self._report()
         living = {key: self._living(key) for key in self.items}
         lost = sum(not nodes for nodes in living.values())
-        short = placement.under_replicated(self.items.values(), living, len(self._places()))
+        short = moves.under_replicated(self.items.values(), living, len(self._places()))
         self.outcome.under_replicated_at_end = len(short) - lost
         places = self._places()
         self.outcome.busiest_at_end = placement.balance(self.items.values(), places, self.target).busiest

@@ -6,9 +6,10 @@ import pytest
 
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import NodeId
-from modelsync.core.storage import modes
-from modelsync.core.storage.modes import Demand, Kept, Placement
+from modelsync.core.storage import modes, placing
+from modelsync.core.storage.modes import Demand, Placement
 from modelsync.core.storage.placement import Place
+from modelsync.core.storage.placing import Kept
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 SPLIT = Placement("partitioned", 2, (A, B))
@@ -42,7 +43,7 @@ def test_what_must_be_held(at: Placement, node: str, demand: Demand, must: bool)
     ],
 )
 def test_what_may_be_let_go(at: Placement, holders: set[str], in_store: bool, may: bool) -> None:
-    assert modes.may_let_go(at, "c", holders, in_store=in_store) is may
+    assert modes.may_let_go(at, 0, "c", holders, in_store=in_store) is may
 
 
 @pytest.mark.parametrize("at", [Placement(), Placement("shared"), SPLIT])
@@ -71,30 +72,30 @@ def test_a_hostile_placement_is_refused(text: str) -> None:
 
 
 def kept(now: Placement, holders: set[str], silent: set[str] = frozenset(), copies: int = 2) -> Kept:  # type: ignore[assignment]
-    return Kept("m", 100, now, "partitioned", copies, frozenset(holders), frozenset(silent))
+    return Kept("m", (100,), now, "partitioned", copies, (frozenset(holders),), frozenset(silent))
 
 
 def test_a_silent_owner_is_waited_for_and_a_gone_one_replaced() -> None:
     quiet = [Place("a", accepting=False), *PLACES[1:]]
-    assert modes.changes([kept(SPLIT, {"b"}, {"a"})], quiet, 4) == {}
-    after = modes.changes([kept(SPLIT, {"b"}, {"a"})], PLACES[1:], 4)
+    assert placing.changes([kept(SPLIT, {"b"}, {"a"})], quiet, 4) == {}
+    after = placing.changes([kept(SPLIT, {"b"}, {"a"})], PLACES[1:], 4)
     assert set(after["m"].owners) == {"b", "c"}
 
 
 def test_an_owner_without_room_is_replaced_unless_it_holds_it() -> None:
     full = [Place("a", accepting=False), *PLACES[1:]]
-    assert modes.changes([kept(SPLIT, {"a", "b"})], full, 4) == {}
-    assert set(modes.changes([kept(SPLIT, {"b"})], full, 4)["m"].owners) == {"b", "c"}
+    assert placing.changes([kept(SPLIT, {"a", "b"})], full, 4) == {}
+    assert set(placing.changes([kept(SPLIT, {"b"})], full, 4)["m"].owners) == {"b", "c"}
 
 
 def test_owners_are_found_among_those_that_hold_it_when_the_mode_changes() -> None:
-    after = modes.changes([kept(Placement(), {"b", "c"})], PLACES, 1)
+    after = placing.changes([kept(Placement(), {"b", "c"})], PLACES, 1)
     assert set(after["m"].owners) == {"b", "c"}
 
 
 def test_more_copies_than_nodes_and_no_nodes_at_all() -> None:
-    assert set(modes.changes([kept(Placement(), {"a"}, copies=5)], PLACES, 4)["m"].owners) == {"a", "b", "c"}
-    assert modes.changes([kept(SPLIT, set())], [], 4) == {}, "owners that cannot be replaced stay written down"
+    assert set(placing.changes([kept(Placement(), {"a"}, copies=5)], PLACES, 4)["m"].owners) == {"a", "b", "c"}
+    assert placing.changes([kept(SPLIT, set())], [], 4) == {}, "owners that cannot be replaced stay written down"
 
 
 @pytest.mark.parametrize(
@@ -107,4 +108,4 @@ def test_more_copies_than_nodes_and_no_nodes_at_all() -> None:
     ],
 )
 def test_what_a_person_is_told(holders: set[str], trouble: str | None) -> None:
-    assert modes.line(SPLIT, holders, 3).get("trouble") == trouble  # type: ignore[arg-type]
+    assert placing.line(SPLIT, [holders], 3).get("trouble") == trouble  # type: ignore[arg-type]

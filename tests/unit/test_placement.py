@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sim import placement as histories
 
-from modelsync.core.storage import placement
-from modelsync.core.storage.placement import Item, Place, arranged, balance, may_let_go, moved_bytes
+from modelsync.core.storage import moves, placement
+from modelsync.core.storage.moves import may_let_go, moved_bytes
+from modelsync.core.storage.placement import Item, Place, arranged, balance
 
 EIGHT = [Place(f"node-{n}") for n in range(8)]
 NINTH = Place("node-8")
@@ -111,10 +112,10 @@ def test_what_lost_copies_goes_first_and_evening_out_waits_its_turn() -> None:
     before = {"lost": ("a", "dead"), "even-1": ("a", "b"), "even-2": ("a", "b")}
     target = {"lost": ("a", "b"), "even-1": ("c", "b"), "even-2": ("c", "b")}
     held = {"lost": {"a"}, "even-1": {"a", "b"}, "even-2": {"a", "b"}}
-    first = placement.next_owners(items, before, target, held, at_once=1)
+    first = moves.next_owners(items, before, target, held, at_once=1)
     assert first == {"lost": ("a", "b")}
     done = {**held, "lost": {"a", "b"}}
-    second = placement.next_owners(items, {**before, **first}, target, done, at_once=1)
+    second = moves.next_owners(items, {**before, **first}, target, done, at_once=1)
     assert second == {"even-1": ("c", "b")}
 
 
@@ -158,6 +159,6 @@ def test_no_history_loses_a_living_copy(seed: int, nodes: int, models: int, copi
 
 
 def test_letting_go_before_the_new_owner_has_it_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "may_let_go", lambda node, owners, holders: node not in owners)
+    monkeypatch.setattr(moves, "may_let_go", lambda node, owners, holders: node not in owners)
     outcomes = [histories.run(seed, nodes=30, models=200, copies=1, steps=200) for seed in range(3)]
     assert sum(outcome.last_copies_let_go for outcome in outcomes) > 0

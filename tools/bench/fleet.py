@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modelsync.edges.redis.embedded import EmbeddedRedis
@@ -34,7 +35,7 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = START_TIME
 class Daemon:
     """One modelsyncd and the directories it was given."""
 
-    def __init__(self, name: str, root: Path, redis_url: str, sections: str) -> None:
+    def __init__(self, name: str, root: Path, redis_url: str, sections: str, node: str = "") -> None:
         self.name = name
         self.root = root / name
         self.models, self.live, self.log = self.root / "models", self.root / "live", self.root / "log"
@@ -43,15 +44,16 @@ class Daemon:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
         self.url = f"http://{address}"
-        config = self.root / "modelsync.toml"
-        config.write_text(
+        self.config = self.root / "modelsync.toml"
+        self._base = (
             f'[fleet]\nname = "{NAME}"\nredis = "{redis_url}"\n'
             f'[node]\nid = "{name}"\nlisten = "{address}"\n'
             f'state_dir = "{self.root / "state"}"\nlive_dir = "{self.live}"\nview_dir = "{self.root / "views"}"\n'
-            f'[models]\nwatch = "{self.models}"\n{sections}'
+            f'{node}[models]\nwatch = "{self.models}"\n'
         )
+        self.rewrite(sections)
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "modelsync.main", "--config", str(config)]
+            command = [sys.executable, "-m", "modelsync.main", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     @property
@@ -88,6 +90,16 @@ class Daemon:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
+    def rewrite(self, sections: str) -> None:
+        """Replace what follows in its file; most of it is taken on while it runs."""
+        beside = self.config.with_suffix(".new")
+        beside.write_text(self._base + sections)
+        beside.rename(self.config)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
@@ -100,13 +112,16 @@ class Fleet:
     Args:
         names: of the daemons.
         sections: TOML for every daemon's file; it begins within [models].
+        node: by name, lines for a daemon's [node].
         root: where to work; a directory of its own below the system's temporary one if None.
     """
 
-    def __init__(self, *names: str, sections: str = "", root: Path | None = None) -> None:
+    def __init__(
+        self, *names: str, sections: str = "", root: Path | None = None, node: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.names = names
         self.daemons: list[Daemon] = []
-        self._sections = sections
+        self._sections, self._node = sections, node
         if root is not None:
             root.mkdir(parents=True, exist_ok=True)
         self.root = Path(tempfile.mkdtemp(prefix="modelsync-bench-", dir=root))
@@ -125,14 +140,19 @@ class Fleet:
         try:
             self.redis_url = self._redis.start()
             for name in self.names:
-                daemon = Daemon(name, self.root, self.redis_url, self._sections)
-                self.daemons.append(daemon)
-                until(lambda daemon=daemon: daemon.status().get("primary") == self.names[0], f"{name} to follow")
+                self.add(name)
             until(self._complete, "every daemon in every status")
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def add(self, name: str) -> Daemon:
+        """Start one more, and wait until it follows the first."""
+        daemon = Daemon(name, self.root, self.redis_url, self._sections, self._node.get(name, ""))
+        self.daemons.append(daemon)
+        until(lambda: daemon.status().get("primary") == self.names[0], f"{name} to follow")
+        return daemon
 
     def _complete(self) -> bool:
         return all(len(daemon.status().get("nodes", [])) == len(self.names) for daemon in self.daemons)

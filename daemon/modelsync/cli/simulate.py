@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from modelsync.cli.output import print_json, print_table
-from modelsync.core.storage import placement
+from modelsync.core.storage import moves, placement
 from modelsync.core.storage.placement import Item, Place
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -116,7 +116,7 @@ def _line(
     rate_bytes_per_s: int,
 ) -> dict[str, Any]:
     even = placement.balance(items, here, after)
-    moved = placement.moved_bytes(items, before, after) if before else 0
+    moved = moves.moved_bytes(items, before, after) if before else 0
     received = {place.id: 0 for place in here}
     for item in items if before else ():
         for node in set(after[item.key]) - set(before[item.key]):

@@ -27,6 +27,7 @@ from modelsync.client.loaders.contract import Loader, Progress
 from modelsync.client.loading import Loading, Trusted, Verify, WarmUp
 from modelsync.client.memory import Memory
 from modelsync.client.offers import Offers
+from modelsync.client.remote import Reaching
 from modelsync.client.renewal import Renewal
 from modelsync.client.swaps import Listeners, Swap
 
@@ -46,9 +47,12 @@ class Client:
         verify: "sizes" trusts the daemon, which verified every byte; "digests" reads every byte again at each load.
         watch: whether to follow switches of ``current``; without it each model stays as it was loaded.
         poll_s: how often the links are looked at beside the kernel's events.
+        daemon_url: a daemon, mostly this host's (``http://127.0.0.1:8461``): models that are not on this host are
+            fetched through it, shards when they are asked for. None: there are none but those of ``live_dir``.
 
     Methods that load raise NoSuchModel, NoSuchVersion, PickleNotTrusted, LoaderUnavailable, ModelFileRefused,
-    WarmUpFailed, BudgetExceeded and ClientClosed (modelsync.core.errors). A failure is remembered, and repeated to
+    WarmUpFailed, BudgetExceeded and ClientClosed (modelsync.core.errors); with ``daemon_url`` also
+    RemoteFault and IntegrityFault. A failure is remembered, and repeated to
     whoever asks, until another version is active or a pause of 0.5 s to 60 s is over.
     """
 
@@ -65,10 +69,11 @@ class Client:
         verify: Verify = "sizes",
         watch: bool = True,
         poll_s: float = 5.0,
+        daemon_url: str | None = None,
     ) -> None:
         if isinstance(trust_pickle, str) and trust_pickle != "all":
             raise TypeError('trust_pickle is a collection of model names, or "all"')
-        self._offers = Offers(live_dir)
+        self._offers = Offers(live_dir) if daemon_url is None else Reaching(live_dir, daemon_url, poll_s)
         self._lock = threading.Condition(threading.RLock())
         self._memory = Memory(budget_bytes, self._lock)
         self._ledger = Ledger(self._lock, time.time())

@@ -55,15 +55,19 @@ class Loading:
             found_s: what finding it took; it counts as reading.
             reserve: called once, as soon as the size is known.
         Raises: FileNotFoundError: it was removed meanwhile; PickleNotTrusted; LoaderUnavailable; ModelFileRefused;
-            WarmUpFailed; BudgetExceeded.
+            WarmUpFailed; BudgetExceeded; RemoteFault, DigestMismatch: what lies elsewhere cannot be had.
         """
         trusted = self.trusted == "all" or offer.name in self.trusted
-        context = LoadContext(offer.name, offer.version, offer.metadata, offer.files, progress, trusted)
+        fetch = offer.fetched.fetch if offer.fetched is not None else None
+        context = LoadContext(offer.name, offer.version, offer.metadata, offer.files, progress, trusted, fetch)
         loader = choose(self.loaders, offer.path, context)
         if loader.runs_code and not trusted:
             raise _untrusted(offer, loader)
         times = LoadTimes(read_s=found_s)
-        times.verify_s = _timed(lambda: self._verified(offer, loader))
+        if fetch is None:
+            times.verify_s = _timed(lambda: self._verified(offer, loader))
+        elif not getattr(loader, "fetches", False):
+            times.read_s += _timed(lambda: _all_fetched(context))
         size_bytes = _guarded(lambda: loader.size_bytes(offer.path, context), offer, loader)
         reserve(size_bytes)
         started_s = time.perf_counter()
@@ -93,6 +97,11 @@ class Loading:
             self.warm_up(model, context)
         except Exception as error:
             raise WarmUpFailed(model=context.name, version=context.version, reason=_said(error)) from error
+
+
+def _all_fetched(context: LoadContext) -> None:
+    for path in context.files:
+        context.need(path)
 
 
 def _untrusted(offer: Offer, loader: Loader) -> PickleNotTrusted:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from blake3 import blake3
 
@@ -26,6 +26,13 @@ MAX_PLAIN_FILES = 10_000
 """Of a directory that is not ours: it may be anything."""
 _MAX_MANIFESTS = 256
 """Kept parsed: a version never changes."""
+
+
+class Fetched(Protocol):
+    """The files of a version that lies on other hosts, had one by one."""
+
+    def fetch(self, path: str) -> None:
+        """Have a file below the offer's path, verified. Raises RemoteFault, DigestMismatch, OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ class Offer:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, bytes] = field(default_factory=dict)
     """Relative path to BLAKE3 digest, of a managed version."""
+    fetched: Fetched | None = None
+    """Where files come from that are not below ``path`` yet; None: all are there."""
 
     @property
     def size_bytes(self) -> int:

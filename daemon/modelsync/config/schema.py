@@ -125,6 +125,8 @@ class StorageSection:
     """``shared``: patterns over names of models that this host has ready before anybody asks."""
     replace_after_s: float = 600.0
     """``partitioned``: a host that was silent for this long is replaced as owner."""
+    split_bytes: int = 0
+    """``partitioned``: a model above this size lies in parts of about this size, file by file; 0: none does."""
     moves: int = 4
     """``partitioned``: copies that are made at once, for evenness; lost copies are replaced beside them."""
 

@@ -13,6 +13,7 @@ from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ZERO_ID, EntryId, Version
 from modelsync.core.rollout import record as rollouts
 from modelsync.core.rollout.record import Rollout
+from modelsync.core.storage.parts import holds, told, well_told
 from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 
 LOST_AFTER_S = 10.0
@@ -117,6 +118,8 @@ def node_model(
     rejected: Mapping[str, str] | None = None,
     apart: bool = False,
     ack: Mapping[str, object] | None = None,
+    parts: Mapping[Version, Iterable[int]] | None = None,
+    shares: int = 1,
 ) -> dict[str, Any]:
     """One model's line in a node's report.
 
@@ -124,11 +127,17 @@ def node_model(
         rejected: what this host's gates said, by version.
         apart: it takes no part in rollouts: it has a pin of its own, or need not hold the model.
         ack: how far it is with the open rollout.
+        parts: of versions that are not held as a whole, which of ``shares`` parts are.
     """
     line: dict[str, Any] = {
         "active": active, "wanted": wanted, "held": sorted(held), "state": state, "error": error, "why": why,
     }  # fmt: skip
-    more = {"rejected": dict(rejected or {}), "apart": apart, "rollout": dict(ack or {})}
+    more = {
+        "parts": told(shares, dict(parts or {})),
+        "rejected": dict(rejected or {}),
+        "apart": apart,
+        "rollout": dict(ack or {}),
+    }
     return line | {key: value for key, value in more.items() if value}
 
 
@@ -183,16 +192,18 @@ def iso_time(unix_ms: int) -> str:
 
 
 def copies(document: Mapping[str, Any], name: str, number: int, at: EntryId) -> int:
-    """How many living nodes hold a version, by a status document.
+    """How many living nodes hold a version (of one in parts: the part that fewest hold), by a status document.
 
     Only those count that know the publisher's epoch: a node that has not heard of it could follow another primary
     tomorrow that never saw the version.
     """
-    return sum(
-        number in node["models"].get(name, {}).get("held", ()) and node.get("epoch", 0) >= at.epoch
+    lines = [
+        node["models"].get(name, {})
         for node in document["nodes"]
-        if node["state"] != "lost"
-    )
+        if node["state"] != "lost" and node.get("epoch", 0) >= at.epoch
+    ]
+    count = max((line["parts"]["of"] for line in lines if "parts" in line), default=1)
+    return min(sum(holds(line, number, part, count) for line in lines) for part in range(count))
 
 
 def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
@@ -205,4 +216,6 @@ def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
             raise MalformedMessage(what="node report", reason="a model's line has no list `held`")
         if not isinstance(line.get("active"), int | None):
             raise MalformedMessage(what="node report", reason="a model's `active` is not a version")
+        if "parts" in line and not well_told(line["parts"]):
+            raise MalformedMessage(what="node report", reason="a model's `parts` are not as agreed")
     return value

@@ -114,7 +114,12 @@ class VersionStore(Protocol):
     def leased(self, digests: frozenset[Digest]) -> AbstractContextManager[None]: ...
 
     def collect(
-        self, keep: Mapping[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
+        self,
+        keep: Mapping[ModelName, frozenset[Digest]],
+        shares: Mapping[Digest, frozenset[Digest]],
+        *,
+        dry_run: bool = False,
+        at_most: int | None = None,
     ) -> dict[str, int]: ...
 
     def ingest(

@@ -22,5 +22,5 @@ class VersionCache(Protocol):
     def touch(self, digest: Digest) -> None:
         """It is used now."""
 
-    def cached(self, digest: Digest) -> Cached | None:
-        """What of a version lies here; None if its manifest does not."""
+    def cached(self, digest: Digest, besides: frozenset[Digest]) -> Cached | None:
+        """What of a version lies here, ``besides`` not counted; None if its manifest does not."""

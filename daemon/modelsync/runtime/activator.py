@@ -21,9 +21,11 @@ from modelsync.core.errors import DiskFull, HookFailed, ModelsyncError, VersionR
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
 from modelsync.ports import ActiveRecord, Clock, LiveLinks, VersionStore
+from modelsync.runtime import inventory
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
 from modelsync.runtime.gates import Gates
+from modelsync.runtime.inventory import Inventory
 from modelsync.runtime.keeping import Keeper
 from modelsync.runtime.staging import Stager, Work
 
@@ -61,7 +63,7 @@ class _Model(Work):
     ack: Ack | None = None
     switching: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held around a switch: a rollout's signal must not meet an ordinary activation half way."""
-    held: frozenset[Version] = frozenset()
+    here: Inventory = field(default_factory=Inventory)
     no_room: bool = False
 
 
@@ -135,7 +137,9 @@ class Activator:
             lines[str(name)] = status.node_model(
                 active=self.active_version(name),
                 wanted=wish.version if needed or name in self.records else None,
-                held=model.held,
+                held=model.here.whole,
+                parts=model.here.parts,
+                shares=len(self._book.record(name).placement.shares),
                 state=model.state,
                 error=model.error,
                 why=wish.why if needed else self.keeper.where(name),
@@ -204,7 +208,7 @@ class Activator:
         roll = self._book.record(name).rollout
         if roll is not None and roll.open and roll.version == error.version:
             model.ack = Ack(roll.id, roll.version, roll.digest, str(error))
-        model.held = await asyncio.to_thread(self._held, self._book.record(name))
+        model.here = await asyncio.to_thread(inventory.take, self._book.record(name), self._store)
         await self._on_change(name, "rejected", Version(error.version))
         await self._tell_earlier(name, model)
 
@@ -223,8 +227,10 @@ class Activator:
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
-        if not self.keeper.must_hold(name) and await self._stood_down(record, model):
-            return
+        if not self.keeper.must_hold(name):
+            await self._hold_parts(record, model)
+            if await self._stood_down(record, model):
+                return
         if self._is_behind(record):
             return  # the catalog on disk is older than what was activated: what Redis knows decides, when it answers
         if wish.version is None:
@@ -241,8 +247,10 @@ class Activator:
                 await self._stager.stage(record, Version(number or 0), model)
         for number in self.keeper.also_held(record):
             await self._stager.stage(record, number, model)
+        await self._hold_parts(record, model)
         model.state = "waiting" if wish.waiting else "active" if wish.version is not None else "idle"
-        model.held = await asyncio.to_thread(self._held, record)
+        model.here = await asyncio.to_thread(inventory.take, record, self._store)
+        await self.keeper.let_go_of_parts(record, model.here)
         await self._on_change(name, model.state, None)
 
     def _is_behind(self, record: ModelRecord) -> bool:
@@ -277,9 +285,9 @@ class Activator:
 
         False: it was in use here and goes on as it was; this is looked at again soon.
         """
-        model.held = await asyncio.to_thread(self._held, record)
-        free = await self.keeper.let_go(record, model.held)
-        model.state = "elsewhere"
+        model.here = await asyncio.to_thread(inventory.take, record, self._store)
+        free = await self.keeper.let_go(record, model.here)
+        model.state = "part" if record.placement.owned(self._node) else "elsewhere"
         if record.name in self.records and not free:
             asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
             return False
@@ -287,10 +295,16 @@ class Activator:
             await asyncio.to_thread(self._live.clear, record.name)
             del self.records[record.name]
             log.info("model.let_go", model=record.name, where=self.keeper.where(record.name))
-        elif model.held and not free:
+        elif model.here.touched and not free:
             asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
-        await self._on_change(record.name, "elsewhere", None)
+        await self._on_change(record.name, model.state, None)
         return True
+
+    async def _hold_parts(self, record: ModelRecord, model: _Model) -> None:
+        """Have what this host owns of a model that lies in parts; what is whole here for another reason has them."""
+        mine, numbers = self.keeper.parts_held(record)
+        for number in numbers:
+            await self._stager.stage_parts(record, number, mine, model)
 
     async def _activate(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
         number = wish.version
@@ -312,7 +326,7 @@ class Activator:
                 self.records[record.name] = new
             await self._settle(record, wish, model)  # (9)
         model.state, model.error = "active", None
-        model.held = model.held | {number}
+        model.here = replace(model.here, whole=model.here.whole | {number})
         took_ms = round(1000 * (self._clock.boottime_s() - started_s), 1)
         log.info("version.activated", model=record.name, version=number, why=wish.why, took_ms=took_ms)
         await self._on_change(record.name, "activated", number)  # (10)
@@ -435,11 +449,3 @@ class Activator:
     def _is_whole(self, digest: Digest) -> bool:
         manifest = self._store.manifest(digest)
         return manifest is not None and self._store.tree_is_whole(manifest, digest)
-
-    def _held(self, record: ModelRecord) -> frozenset[Version]:
-        held = set()
-        for number, entry in record.versions.items():
-            manifest = self._store.manifest(entry.digest)
-            if manifest is not None and not self._store.missing(manifest):
-                held.add(number)
-        return frozenset(held)

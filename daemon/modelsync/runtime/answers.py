@@ -13,7 +13,7 @@ from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
-from modelsync.core.storage import modes
+from modelsync.core.storage import placing
 from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 from modelsync.runtime.node import Node
 from modelsync.runtime.publisher import Draft
@@ -54,6 +54,7 @@ class NodeAnswers:
     async def status(self) -> dict[str, Any]:
         node = self._node
         await self._fresh_reports()
+        await node.placer.know_files()
         lease = node.elector.lease
         document = status.document(
             fleet=node.identity.fleet,
@@ -71,9 +72,10 @@ class NodeAnswers:
         kept = {str(record.name): record for record in records if record.placement.mode != "replicated"}
         if not kept:
             return {}
-        wanted = {name: record.wanted for name, record in kept.items()}
-        holders = {name: keeper.holders(ModelName(name), number) for name, number in wanted.items() if number}
-        lines = modes.status_lines({name: record.placement for name, record in kept.items()}, holders, wanted)
+        lines = {}
+        for name, record in sorted(kept.items()):
+            holders = keeper.holders(record, record.wanted) if record.wanted else ()
+            lines[name] = placing.line(record.placement, holders or [()] * len(record.placement.shares), record.wanted)
         return {"placement": lines, "placement_plan": self._node.placer.plan()}
 
     async def _fresh_reports(self) -> None:
@@ -104,7 +106,10 @@ class NodeAnswers:
         return record
 
     async def manifest(self, name: ModelName, version: Version) -> bytes:
-        entry = self._record(name).require(version)
+        record = self._record(name)
+        entry = record.require(version)
+        if record.placement.mode != "replicated":
+            await self._node.stager.document_of(record, version)
         data = await asyncio.to_thread(self._node.store.read_document, entry.digest)
         if data is None:
             raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")
@@ -135,13 +140,15 @@ class NodeAnswers:
         return {"model": name, "asked": wanted, "held": self._node.activator.keeper.must_hold(name)}
 
     def placement(self, name: ModelName) -> dict[str, Any]:
-        at = self._record(name).placement
-        reports = {report.id: report for report in self._node.book.nodes}
-        owners = [reports[owner] for owner in at.owners if owner in reports and not reports[owner].lost]
+        record = self._record(name)
+        living = {report.id: report for report in self._node.book.nodes if not report.lost}
+        runs = [report.id for report in living.values() if report.models.get(name, {}).get("active")]
+        # Who runs it without owning it: of a model in parts whoever was asked to; of others, who has not let go yet.
+        asked = [living[node] for node in dict.fromkeys((*record.placement.owners, *sorted(runs))) if node in living]
         return {
             "model": name,
-            "mode": at.mode,
-            "owners": [{"id": one.id, "url": one.url, "serve_url": one.extra.get("serve_url")} for one in owners],
+            "mode": record.placement.mode,
+            "owners": [{"id": one.id, "url": one.url, "serve_url": one.extra.get("serve_url")} for one in asked[:64]],
         }
 
     def object_path(self, digest: Digest) -> Path | None:

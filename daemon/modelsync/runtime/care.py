@@ -45,8 +45,8 @@ class Care:
     async def collect(self, *, dry_run: bool) -> dict[str, Any]:
         """What goes, by version, and how much of everything. Raises LocalFault, MalformedMessage."""
         node = self._node
-        kept = await asyncio.to_thread(node.collecting.retained)
-        going = {str(name): await asyncio.to_thread(self._going, record, kept.get(name, frozenset()))
+        kept, shares = await asyncio.to_thread(node.collecting.retained)
+        going = {str(name): await asyncio.to_thread(self._going, record, kept.get(name, frozenset()) | shares.keys())
                  for name, record in node.book.records.items()}  # fmt: skip
         totals = await node.collecting.collect(dry_run=dry_run)
         return {"dry_run": dry_run, "versions": {name: found for name, found in going.items() if found}, **totals}

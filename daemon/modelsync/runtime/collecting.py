@@ -6,8 +6,10 @@ import asyncio
 
 import structlog
 
+from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest, ModelName
+from modelsync.core.storage import parts
 from modelsync.ports import VersionStore
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book
@@ -66,24 +68,34 @@ class Collecting:
 
     async def _collect_slice(self, at_most: int | None, *, dry_run: bool) -> dict[str, int]:
         async with self._publisher.gate.alone():  # what is kept is looked up anew: a wish may have moved meanwhile
-            keep = await asyncio.to_thread(self.retained)
+            keep, shares = await asyncio.to_thread(self.retained)
             if not dry_run:
                 await self._activator.gates.withdraw(keep)
-            return await asyncio.to_thread(self._store.collect, keep, dry_run=dry_run, at_most=at_most)
+            return await asyncio.to_thread(self._store.collect, keep, shares, dry_run=dry_run, at_most=at_most)
 
-    def retained(self) -> dict[ModelName, frozenset[Digest]]:
-        """Manifests that are kept, by model: all that this host must have, and what its cache has room for. Blocks."""
+    def retained(self) -> tuple[dict[ModelName, frozenset[Digest]], dict[Digest, frozenset[Digest]]]:
+        """Manifests that are kept, by model: all that this host must have, and what its cache has room for. And, by
+        manifest, the files that it must have of others. Blocks."""
         firm: dict[ModelName, set[Digest]] = {}
         loose: dict[Digest, ModelName] = {}
+        shares: dict[Digest, frozenset[Digest]] = {}
         for name, record in self._book.records.items():
             active = self._activator.records.get(name)
-            kept, cached = self._activator.keeper.retained(record, active, self._activator.wish(name))
+            kept = self._activator.keeper.retained(record, active, self._activator.wish(name))
             orphans = self._book.orphans.get(name)
-            kept |= {entry.digest for entry in orphans.versions.values()} if orphans else set()
+            firm[name] = kept.firm | ({entry.digest for entry in orphans.versions.values()} if orphans else set())
             if active is not None:
-                kept |= {active.digest, active.previous_digest or active.digest}
-            firm[name] = kept
-            loose |= dict.fromkeys(cached - kept, name)
-        for digest in self._activator.keeper.in_cache(loose):
+                firm[name] |= {active.digest, active.previous_digest or active.digest}
+            loose |= dict.fromkeys(kept.loose - firm[name], name)
+            shares |= {digest: self._files(digest, mine, record) for digest, mine in kept.parts.items()}
+        for digest in self._activator.keeper.in_cache(loose, shares):
             firm[loose[digest]].add(digest)
-        return {name: frozenset(digests) for name, digests in firm.items()}
+        return {name: frozenset(digests) for name, digests in firm.items()}, shares
+
+    def _files(self, digest: Digest, mine: frozenset[int], record: ModelRecord) -> frozenset[Digest]:
+        """The files of some parts of a version; none where not even its manifest is here."""
+        manifest = self._store.manifest(digest)
+        if manifest is None:
+            return frozenset()
+        groups = parts.split(manifest.files, len(record.placement.shares))
+        return frozenset().union(*(groups[part] for part in mine))

@@ -1,4 +1,4 @@
-"""What the primary does for placements: it sees who is there, asks core.storage.modes what must change, and writes it.
+"""What the primary does for placements: who is there, what must change (core.storage.placing), writing it.
 
 A node counts as gone only when this primary has itself seen it silent for ``replace_after_s`` over successful reads:
 a Redis that lost all reports, or a primary that was just promoted, replaces nobody.
@@ -7,18 +7,21 @@ a Redis that lost all reports, or a primary that was just promoted, replaces nob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import ModelsyncError
-from modelsync.core.ids import ModelName, NodeId
+from modelsync.core.errors import IntegrityFault, ModelsyncError, RemoteFault
+from modelsync.core.ids import Digest, ModelName, NodeId, Version
+from modelsync.core.manifest import FileEntry
 from modelsync.core.status import NodeReport
-from modelsync.core.storage import modes
-from modelsync.core.storage.modes import Kept, Placement
-from modelsync.core.storage.placement import Item, Place, missing_copies
+from modelsync.core.storage import parts, placing
+from modelsync.core.storage.modes import Placement
+from modelsync.core.storage.placement import Place
+from modelsync.core.storage.placing import Kept
 from modelsync.ports import Clock, Depot
 from modelsync.runtime.book import Book
 from modelsync.runtime.keeping import Keeper
@@ -57,6 +60,8 @@ class Placer:
         self._keeper = keeper
         self._is_primary = is_primary
         self._seen_s: dict[str, float] = {}
+        self._files: dict[Digest, Sequence[FileEntry]] = {}
+        """Of versions that may lie in parts, by manifest."""
         self.trouble: str | None = None
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -79,7 +84,7 @@ class Placer:
     def _look(self) -> None:
         """Note who is alive. Owners that never reported under this primary count from its first look."""
         now_s = self._clock.boottime_s()
-        owners = {owner for record in self._book.records.values() for owner in record.placement.owners}
+        owners = {owner for record in self._book.records.values() for owner in record.placement.everyone}
         for node in owners | {report.id for report in self._book.nodes}:
             self._seen_s.setdefault(node, now_s)
         for report in self._book.nodes:
@@ -100,29 +105,62 @@ class Placer:
     def _kept(self, record: ModelRecord) -> Kept:
         mode, copies = self._keeper.settings.mode(record.name)
         numbers = self._keeper.versions(record, None, policy.wanted(record, None))
-        sizes = [record.versions[number].size_bytes for number in numbers if number in record.versions]
-        holders = self._keeper.holders(record.name, record.wanted) if record.wanted is not None else frozenset()
+        size_bytes = sum(record.versions[number].size_bytes for number in numbers if number in record.versions)
         living = {node.id for node in self._book.nodes if not node.lost}
-        silent = frozenset(owner for owner in record.placement.owners if owner not in living)
-        return Kept(record.name, sum(sizes), record.placement, mode, copies, holders, silent)
+        silent = frozenset(owner for owner in record.placement.everyone if owner not in living)
+        sizes = self._pieces(record, size_bytes) if mode == "partitioned" else (size_bytes,)
+        holders = tuple(
+            self._keeper.holders_of(record.name, record.wanted, share, len(sizes)) if record.wanted else frozenset()
+            for share in range(len(sizes))
+        )
+        return Kept(record.name, sizes, record.placement, mode, copies, holders, silent)
+
+    def _pieces(self, record: ModelRecord, size_bytes: int) -> tuple[int, ...]:
+        """Bytes of each piece that a model shall lie in.
+
+        One that lies in parts keeps their number while it is to be split at all: another number moves its files.
+        """
+        split_bytes, count = self._keeper.settings.split_bytes, len(record.placement.parts)
+        newest = record.versions.get(record.wanted or record.head or Version(0))
+        if newest is None or not split_bytes or newest.size_bytes <= split_bytes / (2 if count else 1):
+            return (size_bytes,)
+        files = self._files.get(newest.digest)
+        if files is None:  # not known yet: it stays as it lies
+            return (size_bytes // count,) * count if count else (size_bytes,)
+        count = count or parts.number_of(files, split_bytes)
+        return tuple(size * size_bytes // max(newest.size_bytes, 1) for size in parts.sizes_of(files, count))
+
+    async def know_files(self) -> None:
+        """Learn the files of models that lie, or shall lie, in parts: their sizes are what is placed."""
+        split_bytes = self._keeper.settings.split_bytes
+        known: dict[Digest, Sequence[FileEntry]] = {}
+        for record in list(self._book.records.values()):
+            number = record.wanted or record.head
+            entry = record.versions.get(number) if number else None
+            if entry is None or not split_bytes or entry.size_bytes <= split_bytes / 2:
+                continue
+            if entry.digest in self._files:
+                known[entry.digest] = self._files[entry.digest]
+                continue
+            with contextlib.suppress(RemoteFault, IntegrityFault):  # looked for again
+                manifest, digest = await self._stager.document_of(record, Version(number or 0))
+                known[digest] = manifest.files
+        self._files = known
 
     def plan(self) -> list[dict[str, object]]:
         """Copies that are still to be made, the least replicated first: where owners do not hold what they own."""
-        split = [model for model in self.kept() if model.now.mode == "partitioned"]
-        items = [Item(model.name, model.size_bytes, model.copies) for model in split]
-        owners: dict[str, tuple[str, ...]] = {model.name: model.now.owners for model in split}
-        moves = missing_copies(items, owners, {model.name: model.holders for model in split})
         return [
             {"model": move.key, "to": move.target, "size_bytes": move.size_bytes, "living": move.living}
-            for move in moves[:MAX_SHOWN]
+            for move in placing.plan([model for model in self.kept() if model.now.mode == "partitioned"])[:MAX_SHOWN]
         ]
 
     async def _place(self) -> None:
+        await self.know_files()
         kept = self.kept()
         if all(model.mode != "partitioned" and model.now.mode == model.mode for model in kept):
             return
         places = self.places()
-        changes = await asyncio.to_thread(modes.changes, kept, places, self._keeper.settings.moves)
+        changes = await asyncio.to_thread(placing.changes, kept, places, self._keeper.settings.moves)
         for name, placement in changes.items():
             if placement.mode == "shared":
                 await self._upload(self._book.record(ModelName(name)))
@@ -130,14 +168,15 @@ class Placer:
 
     # --- a model's first placement, and its way into the object store ------------------------------------------------
 
-    def initial(self, name: ModelName, size_bytes: int) -> Placement:
+    def initial(self, name: ModelName, files: Sequence[FileEntry]) -> Placement:
         """Where a model goes that was never published before."""
         mode, copies = self._keeper.settings.mode(name)
         if mode != "partitioned":
             return Placement(mode)
         self._look()
-        new = Kept(name, size_bytes, Placement(), mode, copies, frozenset())
-        chosen = modes.changes([*self.kept(), new], self.places(), self._keeper.settings.moves)
+        sizes = parts.sizes_of(files, parts.number_of(files, self._keeper.settings.split_bytes))
+        new = Kept(name, sizes, Placement(), mode, copies, (frozenset(),) * len(sizes))
+        chosen = placing.changes([*self.kept(), new], self.places(), self._keeper.settings.moves)
         return chosen.get(name, Placement("partitioned", copies, (self._node,)))
 
     async def _upload(self, record: ModelRecord) -> None:
@@ -145,7 +184,7 @@ class Placer:
         if self._depot is None:
             return
         for number in sorted(record.versions):
-            if not self._keeper.holders(record.name, number):
+            if not all(self._keeper.holders(record, number)):
                 continue  # what nobody has any more cannot be stored, and holds up nothing
             async with self._stager.held(record, number, Work()) as (manifest, digest):
                 data = await asyncio.to_thread(self._stager.document, digest)

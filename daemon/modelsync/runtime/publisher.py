@@ -86,7 +86,7 @@ class Publisher:
         on_published: Callable[[ModelName], None],
         start_of: Callable[[ModelName, str], Start | None],
         alarm: Callable[[str, str], None] = lambda kind, what: None,
-        initial: Callable[[ModelName, int], Placement] = lambda name, size_bytes: Placement(),
+        initial: Callable[[ModelName, Sequence[FileEntry]], Placement] = lambda name, files: Placement(),
         depot: Depot | None = None,
     ) -> None:
         self._initial = initial
@@ -121,13 +121,13 @@ class Publisher:
             await self._keep_outside(draft.model, files)
             return await self._chained(lambda: self._publish(draft, files))
 
-    def _placement(self, name: ModelName, size_bytes: int) -> Placement:
+    def _placement(self, name: ModelName, files: Sequence[FileEntry]) -> Placement:
         record = self._book.record(name)
-        return self._initial(name, size_bytes) if record.head is None else record.placement
+        return self._initial(name, files) if record.head is None else record.placement
 
     async def _keep_outside(self, name: ModelName, files: tuple[FileEntry, ...]) -> None:
         """A `shared` model's bytes lie in the object store before anything names them."""
-        if self._depot is not None and self._placement(name, 0).mode == "shared":
+        if self._depot is not None and self._placement(name, files).mode == "shared":
             await asyncio.to_thread(self._depot.keep_files, files)
 
     def _ingest(self, draft: Draft) -> tuple[FileEntry, ...]:
@@ -166,7 +166,7 @@ class Publisher:
             after = catalog.published(record, manifest.version, entry)
         else:
             after = rollout_orders.published(record, manifest.version, entry, start)
-        placement = self._placement(draft.model, manifest.size_bytes)
+        placement = self._placement(draft.model, manifest.files)
         if self._depot is not None and placement.mode == "shared":
             await asyncio.to_thread(self._depot.keep_version, manifest, digest, data)
         after = replace(after, placement=placement)
@@ -292,7 +292,7 @@ class Publisher:
 
     async def place(self, name: ModelName, placement: Placement) -> None:
         """Keep a model in another mode, or on other nodes. Raises LeaseLost, NoPrimary, RedisUnavailable."""
-        where = f" on {', '.join(placement.owners)}" if placement.owners else ""
+        where = f" on {', '.join(placement.everyone)}" if placement.everyone else ""
         await self.change_model(
             name,
             lambda record, at: catalog.placed(record, placement, at),

@@ -49,33 +49,36 @@ class ReadThrough:
             raise NoSuchVersion(reason=f"version {number} of {name} is not held on this host")
         manifest, digest = await self._stager.document_of(record, number)
         entry = _entry(manifest, path)
-        chunks = await asyncio.to_thread(self._stager.chunks_of, manifest, entry)
+        part = self._stager.part_of(manifest, entry)
+        chunks = await asyncio.to_thread(self._stager.chunks_of, manifest, entry, part)
         await asyncio.to_thread(self._keeper.used, digest)
         return Growing(
             entry=entry,
             chunks=chunks,
             partial=self._store.partial_path(entry.digest),
             object=self._store.object_path(entry.digest),
-            pull=self._pull(manifest, digest, entry),
+            pull=self._pull(manifest, digest, entry, part),
         )
 
-    def _pull(self, manifest: Manifest, digest: Digest, entry: FileEntry) -> asyncio.Future[None]:
+    def _pull(self, manifest: Manifest, digest: Digest, entry: FileEntry, part: int | None) -> asyncio.Future[None]:
         running = self._pulls.get(entry.digest)
         if running is not None:
             return running
         if len(self._pulls) >= MAX_PULLS:
             raise PolicyRefusal(reason=f"{MAX_PULLS} files are being read through already; try again shortly")
         progress = self._progress[entry.digest] = Progress(total_bytes=entry.size_bytes, into=self._stager.received)
-        pull = asyncio.ensure_future(asyncio.to_thread(self._pull_leased, manifest, digest, entry, progress))
+        pull = asyncio.ensure_future(asyncio.to_thread(self._pull_leased, manifest, digest, entry, part, progress))
         self._pulls[entry.digest] = pull
         pull.add_done_callback(self._forget(entry.digest))
         return pull
 
-    def _pull_leased(self, manifest: Manifest, digest: Digest, entry: FileEntry, progress: Progress) -> None:
+    def _pull_leased(
+        self, manifest: Manifest, digest: Digest, entry: FileEntry, part: int | None, progress: Progress
+    ) -> None:
         with self._store.leased(manifest.referenced() | {digest}):
             if not self._store.object_path(entry.digest).exists():
                 self._store.require_space(entry.size_bytes)
-                self._stager.pull_file(manifest, entry, progress)
+                self._stager.pull_file(manifest, entry, progress, part)
 
     def _forget(self, digest: Digest) -> Callable[[asyncio.Future[None]], None]:
         def done(pull: asyncio.Future[None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modelsync.core.ids import ModelName, Version
 from modelsync.core.status import NodeReport
+from modelsync.core.storage import parts
 from modelsync.core.swarm.neighbours import distance
 from modelsync.ports import Depot, Peer
 from modelsync.runtime.book import Book
@@ -20,17 +21,18 @@ class Sourcing:
         self._elector = elector
         self._depot = depot
 
-    def of(self, name: ModelName, number: Version) -> list[Peer]:
-        """Who could serve a version: the primary first, then living nodes that hold it, then those that may pull it."""
+    def of(self, name: ModelName, number: Version, part: int | None) -> list[Peer]:
+        """Who could serve a version, or a part of it: the primary first, then living holders, then who may pull it."""
         primary, lease = self._elector.lease.holder, self._elector.lease
         others = [node for node in self._book.nodes if node.id != self._identity.node and node.url and not node.lost]
-        peers = [self._peer(node, node.id == primary, name, number) for node in others]
+        peers = [self._peer(node, node.id == primary, name, number, part) for node in others]
         peers.sort(key=lambda peer: (not peer.primary, not peer.holds, peer.id))
         if lease.url and lease.holder != self._identity.node and all(peer.id != lease.holder for peer in peers):
             peers.insert(0, Peer(lease.holder, lease.url, primary=True))
         depot = self._depot
         return [*peers, depot.peer] if depot is not None else peers
 
-    def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version) -> Peer:
-        holds = primary or number in node.models.get(name, {}).get("held", ())
+    def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version, part: int | None) -> Peer:
+        count = len(self._book.record(name).placement.shares)
+        holds = primary or parts.holds(node.models.get(name, {}), number, part, count)
         return Peer(node.id, node.url, distance(self._identity.labels, node.labels), primary, holds)

@@ -19,6 +19,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DigestMismatch, LayoutCorrupt, ModelsyncError, PeerRefused
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import MAX_FILES, FileEntry, Manifest
+from modelsync.core.storage import parts
 from modelsync.core.transfer import batches
 from modelsync.ports import Candidate, Clock, Peer, Progress, Puller, VersionStore
 from modelsync.runtime.book import Book
@@ -49,7 +50,7 @@ class Stager:
         store: VersionStore,
         puller: Puller,
         clock: Clock,
-        peers: Callable[[ModelName, Version], Sequence[Peer]],
+        peers: Callable[[ModelName, Version, int | None], Sequence[Peer]],
         concurrency: int,
         gates: Gates,
     ) -> None:
@@ -136,7 +137,7 @@ class Stager:
     ) -> tuple[tuple[Manifest, Sequence[FileEntry]], bytes]:
         told = (data for data in self._book.manifests if blake3(data).digest() == digest.raw)
         data = next(told, None) or self._puller.document(
-            digest, self._peers(name, number), MANIFEST_BYTES, Progress(), keep=False
+            digest, self._peers(name, number, None), MANIFEST_BYTES, Progress(), keep=False
         )
         manifest = manifests.decode(data)
         if (manifest.model, manifest.version) != (name, number):
@@ -150,39 +151,69 @@ class Stager:
         work.state = "pulling"
         started_s = self._clock.boottime_s()
         gate = asyncio.Semaphore(self.concurrency)
-        small, others = batches.together(missing)
 
-        async def one(pull: Callable[..., None], files: FileEntry | Sequence[FileEntry]) -> None:
+        async def one(pull: Callable[..., None], files: FileEntry | Sequence[FileEntry], part: int | None) -> None:
             async with gate:
-                await asyncio.to_thread(pull, manifest, files, progress)
+                await asyncio.to_thread(pull, manifest, files, progress, part)
 
         try:
             async with asyncio.TaskGroup() as group:
-                if small:
-                    group.create_task(one(self._pull_small, small))
-                for entry in others:
-                    group.create_task(one(self.pull_file, entry))
+                for part, entries in self._by_part(manifest, missing):
+                    small, others = batches.together(entries)
+                    if small:
+                        group.create_task(one(self._pull_small, small, part))
+                    for entry in others:
+                        group.create_task(one(self.pull_file, entry, part))
         except* ModelsyncError as errors:
             raise errors.exceptions[0] from None
         finally:
             progress.cancelled.set()
         self._log_transfer(manifest, progress, self._clock.boottime_s() - started_s)
 
-    def _pull_small(self, manifest: Manifest, entries: Sequence[FileEntry], progress: Progress) -> None:
-        self._puller.files(entries, self._peers(manifest.model, manifest.version), progress)
+    def _by_part(
+        self, manifest: Manifest, missing: Sequence[FileEntry]
+    ) -> Sequence[tuple[int | None, Sequence[FileEntry]]]:
+        """Files by the part of their model that they belong to: its holders are asked for them."""
+        count = len(self._book.record(manifest.model).placement.parts)
+        if not count:
+            return [(None, missing)]
+        groups = parts.split(manifest.files, count)
+        return [(part, [entry for entry in missing if entry.digest in group]) for part, group in enumerate(groups)]
 
-    def pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress) -> None:
+    def _pull_small(
+        self, manifest: Manifest, entries: Sequence[FileEntry], progress: Progress, part: int | None
+    ) -> None:
+        self._puller.files(entries, self._peers(manifest.model, manifest.version, part), progress)
+
+    def pull_file(self, manifest: Manifest, entry: FileEntry, progress: Progress, part: int | None) -> None:
         """One file of a version into the store; blocks. Raises as ``ports.Puller.file``."""
-        chunks = self.chunks_of(manifest, entry)
-        peers = self._peers(manifest.model, manifest.version)
-        self._puller.file(entry, chunks, peers, progress, lambda: self._peers(manifest.model, manifest.version))
 
-    def chunks_of(self, manifest: Manifest, entry: FileEntry) -> Sequence[Digest]:
+        def look() -> Sequence[Peer]:
+            return self._peers(manifest.model, manifest.version, part)
+
+        self._puller.file(entry, self.chunks_of(manifest, entry, part), look(), progress, look)
+
+    def part_of(self, manifest: Manifest, entry: FileEntry) -> int | None:
+        """The part of its model that a file belongs to; None of one that lies in one piece."""
+        return next((part for part, entries in self._by_part(manifest, [entry]) if entries), None)
+
+    async def stage_parts(self, record: ModelRecord, number: Version, mine: frozenset[int], work: Work) -> None:
+        """Hold some parts of a version, verified, without its tree. Raises as ``held``."""
+        manifest, digest = await self.document_of(record, number)
+        with self._store.leased(manifest.referenced() | {digest}):
+            absent = {entry.digest: entry for entry in await asyncio.to_thread(self._store.missing, manifest)}
+            groups = parts.split(manifest.files, len(record.placement.shares))
+            missing = [absent[file] for part in sorted(mine) for file in groups[part] if file in absent]
+            if missing:
+                self._store.require_space(sum(entry.size_bytes for entry in missing))
+                await self._pull(manifest, missing, work)
+
+    def chunks_of(self, manifest: Manifest, entry: FileEntry, part: int | None) -> Sequence[Digest]:
         """The digests of a file's chunks, fetched where they are not held; blocks. Raises as ``Puller.document``."""
         chunks = self._store.chunk_digests(entry)
         if chunks is None:
             assert entry.chunk_list is not None
-            peers = self._peers(manifest.model, manifest.version)
+            peers = self._peers(manifest.model, manifest.version, part)
             self._puller.document(entry.chunk_list, peers, CHUNK_LIST_BYTES, Progress())
             chunks = self._store.chunk_digests(entry)
         assert chunks is not None, "a document that was just pulled is held"

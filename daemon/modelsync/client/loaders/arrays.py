@@ -115,11 +115,15 @@ class ShardedArraysLoader:
     name = "arrays"
     maps = True
     runs_code = False
+    fetches = True
 
     def matches(self, path: Path, context: LoadContext) -> bool:
         return sum(each.endswith(_ARRAYS) for each in context.files) > 1
 
     def size_bytes(self, path: Path, context: LoadContext) -> int:
+        for each in _array_files(context):
+            if each.endswith(".npz"):
+                context.need(each)
         sizes = (
             check_archive(path / each, self.name) if each.endswith(".npz") else context.files[each]
             for each in _array_files(context)
@@ -129,7 +133,7 @@ class ShardedArraysLoader:
     def load(self, path: Path, context: LoadContext) -> object:
         shards = _array_files(context)
         index = {name: shard for shard in shards for name in self._names(path, shard)}
-        return Shards(path, index, {shard: context.files[shard] for shard in shards}, _open_shard, context.progress)
+        return Shards(path, index, {shard: context.files[shard] for shard in shards}, _open_shard, context)
 
     @staticmethod
     def _names(path: Path, shard: str) -> Iterable[str]:

@@ -26,8 +26,16 @@ class LoadContext:
     progress: Progress = lambda _done, _total: None
     trusted: bool = False
     """Whether the client trusts this model's publisher to run code here."""
+    fetch: Callable[[str], None] | None = None
+    """Of a version that lies on other hosts: has one of ``files`` below the version's path, verified. Loaders that know
+    it (``fetches``) ask for what they need when they need it; for others everything is there before they begin."""
     read_s: float = 0.0
     """Spent in reading files, as far as the loader's library lets that be told from the rest."""
+
+    def need(self, path: str) -> None:
+        """Have one of ``files`` where it can be opened. Raises RemoteFault, DigestMismatch, OSError."""
+        if self.fetch is not None:
+            self.fetch(path)
 
     def only_file(self, *suffixes: str) -> str | None:
         """The path of the one file with such a suffix; None when there is none, or more than one."""

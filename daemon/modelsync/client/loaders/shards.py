@@ -1,7 +1,7 @@
 """A model in several files: one mapping of names to arrays that opens each file when one of its arrays is asked for.
 
 Every file is opened (not read) at the start: the daemon may remove the version while it is being loaded, and what is
-open stays readable.
+open stays readable. Of a version that lies on other hosts a file is fetched when one of its arrays is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from modelsync.client.loaders.contract import Progress
+from modelsync.client.loaders.contract import LoadContext, Progress
 from modelsync.core.errors import ModelFileRefused
 
 MAX_SHARDS = 1000
@@ -28,23 +28,24 @@ class Shards(Mapping[str, Any]):
     Args:
         index: array name to shard.
         sizes: shard to size in bytes.
-        progress: told the bytes of shards loaded, and of all.
+        context: whose progress is told the bytes of shards loaded, and of all; and where shards come from.
 
-    Raises: FileNotFoundError: a shard was removed; ModelFileRefused: too many shards.
+    Raises: FileNotFoundError: a shard was removed; ModelFileRefused: too many shards. Indexing one that has to be
+        fetched first raises RemoteFault, DigestMismatch.
     """
 
     def __init__(
-        self, root: Path, index: Mapping[str, str], sizes: Mapping[str, int], opener: OpenShard, progress: Progress
+        self, root: Path, index: Mapping[str, str], sizes: Mapping[str, int], opener: OpenShard, context: LoadContext
     ) -> None:
         if len(sizes) > MAX_SHARDS:
             raise ModelFileRefused(path=str(root), loader="shards", reason=f"more than {MAX_SHARDS:,} shards")
         self._root, self._index, self._sizes = root, dict(index), dict(sizes)
-        self._opener, self._progress = opener, progress
+        self._opener, self._progress, self._fetch = opener, context.progress, context.fetch
         self._loaded: dict[str, Mapping[str, Any]] = {}
         self._locks = {shard: threading.Lock() for shard in sizes}
         self._descriptors: dict[str, int] = {}
         try:
-            for shard in sizes:
+            for shard in sizes if self._fetch is None else ():
                 self._descriptors[shard] = os.open(root / shard, os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
             self.close()
@@ -85,6 +86,8 @@ class Shards(Mapping[str, Any]):
         with self._locks[shard]:
             if shard in self._loaded:
                 return self._loaded[shard]
+            if self._fetch is not None:
+                self._descriptors[shard] = self._fetched(shard, self._fetch)
             descriptor = self._descriptors[shard]
             arrays = self._opener(Path(f"/proc/self/fd/{descriptor}"), shard)
             missing = [name for name, where in self._index.items() if where == shard and name not in arrays]
@@ -95,6 +98,13 @@ class Shards(Mapping[str, Any]):
             os.close(self._descriptors.pop(shard))
         self._progress(sum(self._sizes[each] for each in self._loaded), sum(self._sizes.values()))
         return arrays
+
+    def _fetched(self, shard: str, fetch: Callable[[str], None]) -> int:
+        """A shard that was fetched just now, open and without a name: its space is free once nothing maps it."""
+        fetch(shard)
+        descriptor = os.open(self._root / shard, os.O_RDONLY | os.O_CLOEXEC)
+        os.unlink(self._root / shard)
+        return descriptor
 
     def close(self) -> None:
         """Give the descriptors of shards that were not loaded back; done by itself when the model is released."""

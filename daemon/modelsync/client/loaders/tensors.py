@@ -92,6 +92,7 @@ class ShardedTensorsLoader:
     name = "safetensors shards"
     maps = True
     runs_code = False
+    fetches = True
 
     def matches(self, path: Path, context: LoadContext) -> bool:
         return context.only_file(_INDEX) is not None
@@ -102,13 +103,14 @@ class ShardedTensorsLoader:
     def load(self, path: Path, context: LoadContext) -> object:
         index_path = context.only_file(_INDEX) or ""
         base = index_path.rpartition("/")[0]
+        context.need(index_path)
         index = {name: f"{base}/{shard}".lstrip("/") for name, shard in self._index(path / index_path).items()}
         absent = sorted(set(index.values()) - context.files.keys())
         if absent:
             reason = f"the index names {absent[0]!r}, which is not among the version's files"
             raise ModelFileRefused(path=str(path / index_path), loader=self.name, reason=reason)
         sizes = {shard: context.files[shard] for shard in sorted(set(index.values()))}
-        return Shards(path, index, sizes, _open_tensors, context.progress)
+        return Shards(path, index, sizes, _open_tensors, context)
 
     def _index(self, file: Path) -> dict[str, str]:
         if file.stat().st_size > _MAX_INDEX_BYTES:

@@ -2,25 +2,27 @@
 
 DESIGN section 8. One engine pulls, verifies and activates in all of them. ``replicated`` is the answer "everything",
 ``shared`` is "what is used here, the rest lies in the object store", ``partitioned`` is "what the primary placed here".
-Where owners come from is ``placement``'s; this file must not know how they were chosen.
+A model that lies in one piece is one share, a big one may lie in several (``parts``): nothing else tells them apart.
+How owners are chosen is ``placing``'s; this file must not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
 from modelsync.core import canonical
 from modelsync.core.errors import BadName, MalformedMessage
-from modelsync.core.ids import NodeId, Version, node_id
-from modelsync.core.storage import placement
-from modelsync.core.storage.placement import Item, Place
+from modelsync.core.ids import NodeId, node_id
+from modelsync.core.storage import moves
+from modelsync.core.storage.parts import MAX_PARTS
 
 Mode = Literal["replicated", "shared", "partitioned"]
 MODES: tuple[Mode, ...] = ("replicated", "shared", "partitioned")
 MAX_OWNERS = 64
+MAX_FIELD_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,27 @@ class Placement:
     copies: int = 0
     """Copies that were asked for; 0 where the mode does not count them."""
     owners: tuple[NodeId, ...] = ()
-    """``partitioned`` only: who holds it; the first is asked first."""
+    """``partitioned`` in one piece: who holds it; the first is asked first."""
+    parts: tuple[tuple[NodeId, ...], ...] = ()
+    """``partitioned`` in several: who holds each part. ``owners`` is empty then."""
+
+    @property
+    def shares(self) -> tuple[tuple[NodeId, ...], ...]:
+        """The owners of each piece it lies in; of most models there is one."""
+        return self.parts or (self.owners,)
+
+    @property
+    def everyone(self) -> tuple[NodeId, ...]:
+        """All nodes that own something of it."""
+        return tuple(dict.fromkeys(owner for share in self.shares for owner in share))
+
+    def owned(self, node: str) -> frozenset[int]:
+        """The shares of a node, by their place in ``shares``."""
+        return frozenset(index for index, share in enumerate(self.shares) if node in share)
+
+    def owns_all(self, node: str) -> bool:
+        """Whether a node owns the whole: only then is it active there without having been asked for."""
+        return len(self.owned(node)) == len(self.shares)
 
 
 REPLICATED = Placement()
@@ -51,21 +73,21 @@ class Demand:
 
 
 def holds(at: Placement, node: str, name: str, demand: Demand) -> bool:
-    """Whether a node must hold and activate a model's wanted version."""
+    """Whether a node must hold and activate the whole of a model's wanted version."""
     if at.mode == "partitioned":
-        return node in at.owners or name in demand.asked
+        return at.owns_all(node) or name in demand.asked
     return at.mode == "replicated" or demand.wants(name)
 
 
-def may_let_go(at: Placement, node: str, holders: Collection[str], *, in_store: bool) -> bool:
-    """Whether a node that need not hold a version may remove it.
+def may_let_go(at: Placement, share: int, node: str, holders: Collection[str], *, in_store: bool) -> bool:
+    """Whether a node that need not hold a share of a version may remove it.
 
     Args:
-        holders: living nodes that reported this version verified.
+        holders: living nodes that reported this share of this version verified.
         in_store: the object store was seen to hold it.
     """
     if at.mode == "partitioned":
-        return placement.may_let_go(node, at.owners, holders)
+        return moves.may_let_go(node, at.shares[share], holders)
     return at.mode == "shared" and in_store
 
 
@@ -73,102 +95,31 @@ def encode(at: Placement) -> str:
     """The field ``placement`` of a model's record; empty for what every model begins with."""
     if at == REPLICATED:
         return ""
-    return canonical.encode({"mode": at.mode, "copies": at.copies, "owners": list(at.owners)}).decode()
+    value: dict[str, Any] = {"mode": at.mode, "copies": at.copies, "owners": list(at.owners)}
+    if at.parts:
+        value["parts"] = [list(owners) for owners in at.parts]
+    return canonical.encode(value).decode()
 
 
 def decode(text: str) -> Placement:
     """Parse the field as hostile input. Raises MalformedMessage."""
     if not text:
         return REPLICATED
-    value = canonical.decode(text.encode(errors="surrogatepass"), "placement", max_bytes=1 << 16)
-    if not isinstance(value, dict) or value.keys() != {"mode", "copies", "owners"}:
+    value = canonical.decode(text.encode(errors="surrogatepass"), "placement", max_bytes=MAX_FIELD_BYTES)
+    if not isinstance(value, dict) or value.keys() - {"parts"} != {"mode", "copies", "owners"}:
         raise MalformedMessage(what="placement", reason="it is not an object of mode, copies and owners")
-    mode, copies, owners = value["mode"], value["copies"], value["owners"]
+    mode, copies, split = value["mode"], value["copies"], value.get("parts", [])
     if mode not in MODES or not isinstance(copies, int) or isinstance(copies, bool) or not 0 <= copies <= MAX_OWNERS:
         raise MalformedMessage(what="placement", reason="its mode or number of copies is none")
-    if not isinstance(owners, list) or len(owners) > MAX_OWNERS:
+    if not isinstance(split, list) or len(split) > MAX_PARTS:
+        raise MalformedMessage(what="placement", reason="parts is not a short list")
+    return Placement(cast(Mode, mode), copies, _owners(value["owners"]), tuple(map(_owners, split)))
+
+
+def _owners(value: Any) -> tuple[NodeId, ...]:
+    if not isinstance(value, list) or len(value) > MAX_OWNERS:
         raise MalformedMessage(what="placement", reason="owners is not a short list")
     try:
-        return Placement(cast(Mode, mode), copies, tuple(dict.fromkeys(node_id(owner) for owner in owners)))
+        return tuple(dict.fromkeys(node_id(owner) for owner in value))
     except BadName as error:
         raise MalformedMessage(what="placement", reason=str(error)) from error
-
-
-# --- what the primary decides ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One model as the primary sees it when it places."""
-
-    name: str
-    size_bytes: int
-    """Of the versions that owners hold together."""
-    now: Placement
-    mode: Mode
-    """As the configuration asks."""
-    copies: int
-    holders: frozenset[str]
-    """Living nodes that hold what it wants of the model, verified."""
-    silent: frozenset[str] = frozenset()
-    """Owners that do not answer just now: they are waited for, and count as holders until they are gone."""
-
-
-def changes(models: Sequence[Kept], places: Sequence[Place], moves_at_once: int) -> dict[str, Placement]:
-    """What to write into which model's record now, so that all are kept as the configuration asks.
-
-    A model whose mode changes to ``partitioned`` is first given to nodes that hold it already: no bytes move for that.
-    """
-    result = {
-        model.name: Placement(model.mode)
-        for model in models
-        if model.mode != "partitioned" and model.now != Placement(model.mode)
-    }
-    split = [model for model in models if model.mode == "partitioned"]
-    items = [Item(model.name, model.size_bytes, model.copies) for model in split]
-    held = {model.name: model.holders for model in split}
-    believed = {model.name: model.holders | model.silent for model in split}
-    before = {model.name: _owners_before(model) for model in split}
-    target = placement.arranged(items, places, before, believed)
-    recorded = {model.name: tuple(model.now.owners) for model in split}
-    moves = placement.next_owners(items, recorded, target, held, moves_at_once)
-    for model in split:
-        owners = tuple(NodeId(owner) for owner in moves.get(model.name, recorded[model.name]))
-        wanted = Placement("partitioned", model.copies, owners)
-        if wanted != model.now and owners:
-            result[model.name] = wanted
-    return result
-
-
-def _owners_before(model: Kept) -> tuple[str, ...]:
-    if model.now.mode == "partitioned":
-        return model.now.owners
-    ordered = sorted(model.holders, key=lambda node: -placement.score(model.name, Place(node)))
-    return tuple(ordered)  # all of them: ``arranged`` keeps as many as are asked for
-
-
-# --- for people ------------------------------------------------------------------------------------------------------
-
-
-def line(at: Placement, holders: Collection[str], versions_wanted: Version | None) -> dict[str, Any]:
-    """A model's placement in ``status --json``: who owns it, who holds it, and what is missing."""
-    shown: dict[str, Any] = {"mode": at.mode}
-    if at.mode != "partitioned":
-        return shown
-    living = [owner for owner in at.owners if owner in holders]
-    shown |= {"copies": at.copies, "owners": list(at.owners), "living": len(set(holders))}
-    if versions_wanted is None:
-        return shown
-    if not holders:
-        shown["trouble"] = f"no living node holds version {versions_wanted}: it is served again when one returns"
-    elif len(living) < at.copies:
-        missing = ", ".join(owner for owner in at.owners if owner not in holders) or "no node to give it to"
-        shown["trouble"] = f"under-replicated: {len(living)} of {at.copies} owners hold it; missing: {missing}"
-    return shown
-
-
-def status_lines(
-    placements: Mapping[str, Placement], holders: Mapping[str, Collection[str]], wanted: Mapping[str, Version | None]
-) -> dict[str, dict[str, Any]]:
-    """Every model's line, by its name."""
-    return {name: line(at, holders.get(name, ()), wanted.get(name)) for name, at in sorted(placements.items())}

@@ -1,9 +1,10 @@
 """Which nodes own which models: weighted rendezvous hashing with a bound on every node's load. DESIGN section 8.
 
-This file alone decides placements and moves. It must not know where a placement is recorded, who is alive, or how bytes
-move: membership, sizes and what is held are handed in. Plain rendezvous over a hundred models leaves the busiest node
-a third above the mean, and a new node's share is luck; so the hash only proposes, the load disposes, and what already
-lies somewhere stays there unless it must move. decisions/: "The primary places, the hash proposes".
+This file alone decides placements; how one follows another is ``moves``. It must not know where a placement is
+recorded, who is alive, or how bytes move: membership, sizes and what is held are handed in. Plain rendezvous over a
+hundred models leaves the busiest node a third above the mean, and a new node's share is luck; so the hash only
+proposes, the load disposes, and what already lies somewhere stays there unless it must move. decisions/: "The primary
+places, the hash proposes".
 """
 
 from __future__ import annotations
@@ -46,17 +47,6 @@ class Item:
     key: str
     size_bytes: int
     copies: int
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One copy that has to be made before a node may let go of another."""
-
-    key: str
-    size_bytes: int
-    target: str
-    living: int
-    """How many living nodes hold it now."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -219,54 +209,6 @@ class _Table:
         return self.nodes[other].zone not in rest or self.nodes[node].zone in rest
 
 
-# --- from one arrangement to the next -------------------------------------------------------------------------------
-
-
-def missing_copies(items: Iterable[Item], owners: Owners, held: Mapping[str, Collection[str]]) -> list[Move]:
-    """Copies that owners lack, the least replicated first: what is under way or has to be."""
-    moves = []
-    for item in items:
-        holders = held.get(item.key, ())
-        moves += [
-            Move(item.key, item.size_bytes, owner, len(holders))
-            for owner in owners.get(item.key, ())
-            if owner not in holders
-        ]
-    return sorted(moves, key=lambda move: (move.living, move.size_bytes, move.key, move.target))
-
-
-def next_owners(
-    items: Collection[Item], before: Owners, target: Owners, held: Mapping[str, Collection[str]], at_once: int
-) -> dict[str, tuple[str, ...]]:
-    """The changes towards ``target`` to be made now, so that at most ``at_once`` copies are under way.
-
-    What has lost copies goes first and waits for nothing; evening out goes on as earlier moves end.
-    """
-    under_way = len(missing_copies(items, before, held))
-    changes: dict[str, tuple[str, ...]] = {}
-    for item in sorted(items, key=lambda item: (len(held.get(item.key, ())), item.key)):
-        old, new = before.get(item.key, ()), target.get(item.key, ())
-        if set(old) == set(new):
-            continue
-        to_copy = len([node for node in new if node not in held.get(item.key, ())])
-        urgent = len(held.get(item.key, ())) < min(item.copies, len(new))
-        if not to_copy or urgent or under_way + to_copy <= max(at_once, 1):
-            changes[item.key] = new
-            under_way += to_copy
-    return changes
-
-
-def may_let_go(node: str, owners: Sequence[str], holders: Collection[str]) -> bool:
-    """Whether a node that is no owner may remove its copy: only when every owner has reported it verified."""
-    return node not in owners and bool(owners) and all(owner in holders for owner in owners)
-
-
-def under_replicated(items: Iterable[Item], living: Mapping[str, Collection[str]], nodes: int) -> dict[str, int]:
-    """Item to the number of its living copies, where that is fewer than asked for (or than there are nodes)."""
-    counts = {item.key: (len(living.get(item.key, ())), min(item.copies, nodes)) for item in items}
-    return {key: count for key, (count, wanted) in counts.items() if count < wanted}
-
-
 @dataclass(frozen=True, slots=True)
 class Balance:
     """How even an arrangement is. ``busiest`` is the highest load over its fair share."""
@@ -285,8 +227,3 @@ def balance(items: Iterable[Item], places: Collection[Place], owners: Owners) ->
     total, weights = sum(load.values()), sum(place.weight for place in places)
     shares = [load[place.id] / (total * place.weight / weights) if total else 1.0 for place in places]
     return Balance(max(shares, default=1.0), min(shares, default=1.0), total)
-
-
-def moved_bytes(items: Iterable[Item], before: Owners, after: Owners) -> int:
-    """Bytes of the copies that nodes have to receive."""
-    return sum(item.size_bytes * len(set(after.get(item.key, ())) - set(before.get(item.key, ()))) for item in items)

@@ -50,7 +50,7 @@ class UsedVersions:
         with local_faults(path, "touch"), contextlib.suppress(FileNotFoundError):
             os.utime(path)
 
-    def cached(self, digest: Digest) -> Cached | None:
+    def cached(self, digest: Digest, besides: frozenset[Digest] = frozenset()) -> Cached | None:
         try:
             used_s = self._store.manifest_path(digest).stat().st_mtime
         except FileNotFoundError:
@@ -58,5 +58,6 @@ class UsedVersions:
         manifest = self._store.manifest(digest)
         if manifest is None:
             return None
-        sizes = {entry.digest: entry.size_bytes for entry in manifest.files if self._store.has(entry.digest)}
+        files = (entry for entry in manifest.files if entry.digest not in besides)
+        sizes = {entry.digest: entry.size_bytes for entry in files if self._store.has(entry.digest)}
         return Cached(digest, sum(sizes.values()), used_s)

@@ -28,13 +28,14 @@ class Garbage:
         self,
         root: Path,
         keep: Mapping[ModelName, frozenset[Digest]],
+        shares: Mapping[Digest, frozenset[Digest]],
         leased: frozenset[Digest],
         manifest_of: Callable[[Digest], Manifest | None],
     ) -> None:
         self._root = root
         self._leased = {digest.hex for digest in leased}
         self._kept = self._trees_to_keep(keep)
-        self._referenced = self._named_by_kept(manifest_of) | self._leased
+        self._referenced = self._named_by_kept(manifest_of) | self._named_by_shares(shares, manifest_of) | self._leased
 
     def found(self, *, shared: bool) -> Iterator[tuple[str, Path]]:
         """Kind (one of KINDS) and path of each. ``shared``: also objects that a tree still holds, for a preview."""
@@ -58,6 +59,19 @@ class Garbage:
             version = manifest_of(Digest(bytes.fromhex(hexadecimal)))
             if version is not None:
                 names.update(item.hex for item in version.referenced())
+        return names
+
+    @staticmethod
+    def _named_by_shares(
+        shares: Mapping[Digest, frozenset[Digest]], manifest_of: Callable[[Digest], Manifest | None]
+    ) -> set[str]:
+        """Manifests of which only some files are kept: their documents, and those files."""
+        names: set[str] = set()
+        for digest, files in shares.items():
+            version = manifest_of(digest)
+            if version is not None:
+                documents = version.referenced() - {entry.digest for entry in version.files}
+                names.update(item.hex for item in (digest, *files, *documents))
         return names
 
     def _trees(self) -> Iterator[Path]:

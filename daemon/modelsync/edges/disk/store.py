@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from blake3 import blake3
 
@@ -349,13 +350,19 @@ class Store:
                         del self._leases[digest]
 
     def collect(
-        self, keep: Mapping[ModelName, frozenset[Digest]], *, dry_run: bool = False, at_most: int | None = None
+        self,
+        keep: Mapping[ModelName, frozenset[Digest]],
+        shares: Mapping[Digest, frozenset[Digest]] = MappingProxyType({}),
+        *,
+        dry_run: bool = False,
+        at_most: int | None = None,
     ) -> dict[str, int]:
         """Remove trees, manifests, objects and half-pulled files that no kept version refers to; views go first.
 
         Args:
             keep: manifest digests by model. A model that is not named is one that this node forgot (its catalog file
                 was lost), not one that nobody wants: it keeps all its trees.
+            shares: of further manifests, those of their objects that are kept, without a tree.
             at_most: stop after so many, of all kinds together; the rest is left to the next call.
         Returns:
             What was (or with ``dry_run`` would be) removed: trees, documents, objects, size_bytes.
@@ -363,7 +370,7 @@ class Store:
         """
         removed = dict.fromkeys((*KINDS, "size_bytes"), 0)
         with local_faults(self.root, "collect garbage"), self._guard:
-            garbage = Garbage(self.root, keep, frozenset(self._leases), self.manifest)
+            garbage = Garbage(self.root, keep, shares, frozenset(self._leases), self.manifest)
             for kind, path in itertools.islice(garbage.found(shared=dry_run), at_most):
                 removed[kind] += 1
                 if kind == "objects":
