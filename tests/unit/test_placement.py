@@ -119,6 +119,15 @@ def test_what_lost_copies_goes_first_and_evening_out_waits_its_turn() -> None:
     assert second == {"even-1": ("c", "b")}
 
 
+def test_dead_owners_are_replaced_though_somebody_else_still_has_a_copy_and_many_died() -> None:
+    """A dead owner's lacking copies once counted as under way: with more of them than ``at_once`` nothing went on."""
+    items = [Item(f"m{number}", 10, 2) for number in range(20)]
+    before = {item.key: ("a", "dead") for item in items}
+    target = {item.key: ("a", "b") for item in items}
+    held = {item.key: {"a", "publisher"} for item in items}
+    assert moves.next_owners(items, before, target, held, at_once=4) == target
+
+
 sizes = st.integers(0, 1 << 32)
 fleets = st.lists(
     st.builds(

@@ -40,16 +40,19 @@ def next_owners(
 ) -> dict[str, tuple[str, ...]]:
     """The changes towards ``target`` to be made now, so that at most ``at_once`` copies are under way.
 
-    What has lost copies goes first and waits for nothing; evening out goes on as earlier moves end.
+    What has lost copies, or an owner that never got its own, goes first and waits for nothing; evening out goes on as
+    earlier moves end. An owner that is replaced is not waited for: what it lacks is not under way.
     """
-    under_way = len(missing_copies(items, before, held))
+    staying = {key: [node for node in owners if node in target.get(key, ())] for key, owners in before.items()}
+    under_way = len(missing_copies(items, {key: tuple(owners) for key, owners in staying.items()}, held))
     changes: dict[str, tuple[str, ...]] = {}
     for item in sorted(items, key=lambda item: (len(held.get(item.key, ())), item.key)):
         old, new = before.get(item.key, ()), target.get(item.key, ())
         if set(old) == set(new):
             continue
         to_copy = len([node for node in new if node not in held.get(item.key, ())])
-        urgent = len(held.get(item.key, ())) < min(item.copies, len(new))
+        lacking = [node for node in old if node not in new and node not in held.get(item.key, ())]
+        urgent = lacking or len(held.get(item.key, ())) < min(item.copies, len(new))
         if not to_copy or urgent or under_way + to_copy <= max(at_once, 1):
             changes[item.key] = new
             under_way += to_copy
