@@ -509,4 +509,5 @@ def storage_settings(config: Config) -> StorageSettings:
         keep_days=config.keep_days,
         mode=config.mode,
         split_bytes=config.storage.split_bytes,
+        leaving=config.storage.leaving,
     )

@@ -31,6 +31,8 @@ _LIVE_KEYS = frozenset(
         "storage.ahead",
         "storage.replace_after_s",
         "storage.moves",
+        "storage.split_bytes",
+        "storage.leaving",
     }
 )
 _LIVE_SECTIONS = frozenset({"pins", "model", "serve"})

@@ -127,6 +127,8 @@ class StorageSection:
     """``partitioned``: a host that was silent for this long is replaced as owner."""
     split_bytes: int = 0
     """``partitioned``: a model above this size lies in parts of about this size, file by file; 0: none does."""
+    leaving: bool = False
+    """``partitioned``: this host gives what it owns to others, and serves it until they have it."""
     moves: int = 4
     """``partitioned``: copies that are made at once, for evenness; lost copies are replaced beside them."""
 

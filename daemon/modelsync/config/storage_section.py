@@ -26,6 +26,7 @@ def storage_section(table: Section, homes: Mapping[str, str]) -> StorageSection:
         ahead=table.patterns("ahead", default.ahead),
         replace_after_s=table.number("replace_after_s", default.replace_after_s, 1, 31_536_000),
         split_bytes=table.whole("split_bytes", default.split_bytes, 0, MAX_INTEGER),
+        leaving=table.flag("leaving", False),
         moves=table.whole("moves", default.moves, 1, 1000),
     )
     if section.credentials_file is not None and (fault := access_fault(section.credentials_file)):

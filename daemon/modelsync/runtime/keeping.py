@@ -32,6 +32,7 @@ class StorageSettings:
     keep_days: Callable[[ModelName], float] = lambda name: 0.0
     mode: Callable[[ModelName], tuple[Mode, int]] = lambda name: ("replicated", 0)
     split_bytes: int = 0
+    leaving: bool = False
 
 
 @dataclass

@@ -97,7 +97,8 @@ class Placer:
         patience_s = self._keeper.settings.replace_after_s
         present = {node for node, seen_s in self._seen_s.items() if now_s - seen_s < patience_s}
         reports = {report.id: report for report in self._book.nodes}
-        return [_place(node, reports.get(node)) for node in sorted(present) if node not in self._book.fleet.forgotten]
+        gone = {node for node, report in reports.items() if report.extra.get("leaving")} | self._book.fleet.forgotten
+        return [_place(node, reports.get(node)) for node in sorted(present - gone)]
 
     def kept(self) -> list[Kept]:
         return [self._kept(record) for record in self._book.records.values() if record.head is not None]
@@ -194,7 +195,8 @@ class Placer:
 
 def _place(node: str, report: NodeReport | None) -> Place:
     extra = report.extra if report is not None else {}
-    capacity, zone = extra.get("capacity_bytes"), extra.get("zone")
+    capacity = extra.get("capacity_bytes")
+    zone = report.labels.zone if report is not None else ""
     weight = float(capacity) if isinstance(capacity, int) and capacity > 0 else 1.0
     alive = report is not None and not report.lost and not extra.get("disk_full")
-    return Place(node, weight, zone if isinstance(zone, str) else "", accepting=alive)
+    return Place(node, weight, zone, accepting=alive)

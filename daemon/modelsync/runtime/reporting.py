@@ -163,6 +163,7 @@ class Reporting:
             ("serve_url", self.settings.serve_url),
             ("capacity_bytes", self._store.capacity_bytes()),
             ("disk_full", self._activator.disk_full),
+            ("leaving", self._activator.keeper.settings.leaving),
             ("asked", sorted(self._activator.keeper.asked)),
         ):
             if value:
