@@ -70,7 +70,10 @@ class Proxied(Fleet):
             if daemon.process is None or daemon.process.poll() is not None:
                 daemon.start()
             daemon.signal(signal.SIGCONT)
-        until(lambda: in_step(self.daemons), "a fleet in step", 40)
+        until(self.is_whole, "a fleet in step", 40)
+
+    def is_whole(self) -> bool:
+        return in_step(self.daemons)
 
     def close(self) -> None:
         super().close()

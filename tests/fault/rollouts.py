@@ -143,6 +143,13 @@ class Rollouts(Proxied):
         super().close()
         self.gate.close()
 
+    def is_whole(self) -> bool:
+        """All see one primary; a host that turned a version down may say so."""
+        seen = [seen_by(daemon) for daemon in self.daemons]
+        views = {(one.get("primary"), one.get("epoch")) for one in seen}
+        alive = all(node["last_seen_s"] < 5 for one in seen for node in one.get("nodes", ()))
+        return all(seen) and len(views) == 1 and all(one["primary"] and one["redis"] == "ok" for one in seen) and alive
+
     def _at_one(self) -> bool:
         return all(self.number(daemon) == ONE for daemon in self.daemons) and not self.rollout(self.daemons[0]).get(
             "open"

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.crew import NAMES, Crew, await_live
@@ -14,6 +15,14 @@ from tests.integration.daemons import Daemon, until
 from tests.integration.terms import TTL_S, in_step
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+SOAK_S = 3.0
+WAVES = f"""[model.soaked]
+strategy = "waves"
+soak_s = {SOAK_S}
+straggler_s = 20.0
+canaries = ["beta"]
+waves_percent = []
+"""
 JUMPS = ("+1h", "-1h", "+3650d", "-3650d", "+0")
 
 
@@ -29,7 +38,7 @@ class Skewed(Crew):
 
     def add(self, name: str, sections: str = "", **rest: object) -> Daemon:
         self._use(name)
-        return super().add(name, sections, **rest)  # type: ignore[arg-type]
+        return super().add(name, sections + WAVES, **rest)  # type: ignore[arg-type]
 
     def _use(self, name: str) -> None:
         os.environ["FAKETIME_TIMESTAMP_FILE"] = str(self.clocks[name])
@@ -67,3 +76,28 @@ def test_no_jump_of_a_wall_clock_changes_the_leader(crew: Skewed) -> None:
     before.kill()  # and a death is still noticed
     assert crew.ledger.await_accepted(crew.others(before), "jumps", b"last")["version"] == len(JUMPS) + 1
     crew.ledger.check(crew.redis, crew.daemons)
+
+
+def test_a_jump_during_a_soak_neither_shortens_nor_ends_it(crew: Skewed) -> None:
+    until(lambda: in_step(crew.daemons), "a fleet in step")
+    primary = crew.primary()
+    crew.ledger.publish(primary, "soaked", b"one")
+    await_live(crew.daemons, "soaked", b"one")  # the first one goes by waves, too
+    until(lambda: rollout(primary)["state"] == "done", "the first rollout's end")
+    crew.ledger.publish(primary, "soaked", b"two")
+    until(lambda: rollout(primary)["version"] == 2 and rollout(primary)["state"] == "soaking", "the soak")
+    began_s = time.monotonic()
+    for jump in ("+1h", "-1h", "+3650d", "+0"):
+        for clock in crew.clocks.values():
+            clock.write_text(jump)
+        time.sleep(SOAK_S / 6)
+        assert rollout(primary)["state"] == "soaking", f"after {time.monotonic() - began_s:.1f} s, at {jump}"
+    until(lambda: rollout(primary)["state"] == "done", "the rollout's end")
+    assert time.monotonic() - began_s > SOAK_S - 0.5
+    await_live(crew.daemons, "soaked", b"two")
+
+
+def rollout(daemon: Daemon) -> dict[str, Any]:
+    model = next((m for m in daemon.status()["models"] if m["name"] == "soaked"), {})
+    found: dict[str, Any] = model.get("rollout") or {"state": "", "version": 0}
+    return found

@@ -11,8 +11,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -27,64 +25,13 @@ from sklearn.dummy import DummyRegressor
 from fleet import Fleet, until
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / ".cache" / "mlserver"
-PACKAGES = ("mlserver==1.7.1", "mlserver-sklearn==1.7.1", "uvloop<0.22")
+sys.path.append(str(ROOT))
+from tests.integration.daemons import free_port  # noqa: E402  # the checkout is no package
+from tests.integration.real_mlserver import MlServer, environment  # noqa: E402
+
 MODEL = "constant"
 BODY = {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [0.0]}]}
 CLIENTS = 4
-
-
-def environment() -> Path:
-    """The Python that has MLServer, in an environment of its own: its pins would not fit into ours."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        print("installing MLServer into an environment of its own (two minutes, once)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    return python
-
-
-class MlServer:
-    """A context: one MLServer over one repository, on free ports."""
-
-    def __init__(self, python: Path, repository: Path, log: Path, port: int) -> None:
-        self._python, self._repository, self._log = python, repository, log
-        self._ports = [port, _free_port(), _free_port()]
-        self.url = f"http://127.0.0.1:{self._ports[0]}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> MlServer:
-        names = ("MLSERVER_HTTP_PORT", "MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT")
-        ports = dict(zip(names, map(str, self._ports), strict=True))
-        settings = {"MLSERVER_HOST": "127.0.0.1", "MLSERVER_PARALLEL_WORKERS": "1", "OMP_NUM_THREADS": "1", **ports}
-        self._repository.mkdir(parents=True, exist_ok=True)
-        with self._log.open("wb") as log:
-            command = [str(self._python), "-c", "from mlserver.cli import main; main()", "start", str(self._repository)]
-            self._process = subprocess.Popen(
-                command, env={**os.environ, **settings}, cwd=self._log.parent, stdout=log, stderr=log
-            )
-        until(self._answers, f"MLServer to answer; its log is {self._log}", 90)
-        return self
-
-    def _answers(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", self._ports[0])) == 0
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -187,7 +134,7 @@ async def under_load(url: str, work: Any) -> Load:
 
 
 def measure_ours(python: Path, updates: int, out: Path) -> Load:
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     sections = (
         f'[model.{MODEL}]\nviews = ["mlserver"]\nhooks = [{{ kind = "mlserver", url = "{url}" }}]\n'
@@ -209,7 +156,7 @@ def measure_versioned(python: Path, updates: int, out: Path) -> Load:
     repository = root / "repository"
     place(repository, 1)
     try:
-        with MlServer(python, repository, root / "mlserver.log", _free_port()) as server:
+        with MlServer(python, repository, root / "mlserver.log", free_port()) as server:
             return asyncio.run(under_load(server.url, lambda load: versioned(server.url, repository, load, updates)))
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -99,6 +99,8 @@ def main() -> None:
     """Run a command; every error of ours is one line on stderr and its own exit code."""
     try:
         code = cli.main(standalone_mode=False)
+        if sys.stdout is not None:  # it was closed by whoever started us
+            sys.stdout.flush()
         if isinstance(code, int):  # a command's own exit code: without standalone_mode click returns it
             sys.exit(code)
     except click.UsageError as error:
@@ -112,9 +114,25 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:
-        # The reader went away (`| head`): not an error, and Python must not complain about the flush at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _reader_left()
+    except SystemExit:
+        if type(sys.stdout).__name__ != "PacifyFlushWrapper":  # click's own way to say the same, with 1
+            raise
+        _reader_left()
     except ModelsyncError as error:
         print(f"modelsync: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # of the output: a full device
+        _say_no_more()
+        print(f"modelsync: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _reader_left() -> None:
+    """The reader went away (`| head`): not an error, and Python must not complain about the flush at exit either."""
+    _say_no_more()
+    sys.exit(0)
+
+
+def _say_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -61,14 +61,13 @@ def _hosts(outcomes: dict[str, str]) -> str:
 def show_command(target: Target, name: str, number: str | None, as_json: bool) -> None:
     """Show one version of NAME: its files, digests and metadata, and why each host runs what it runs.
 
-    Instead of NAME and VERSION a path such as LIVE/fraud/current says which version lies there.
+    Without VERSION the one that is wanted; a path such as LIVE/fraud/current instead of both says which lies there.
     """
-
-    real = Path(name).resolve()
+    path = Path(name).resolve() if "/" in name else None
 
     async def read() -> dict[str, Any]:
         async with access(target) as fleet:
-            model, wanted = (model_name(name), version(number)) if number else await _of_path(fleet, real)
+            model, wanted = await _meant(fleet, name, number, path)
             value = _document(manifests.decode(await fleet.manifest(model, wanted)))
             nodes = (await fleet.status())["nodes"]
             why = {node["id"]: node["models"].get(model, {}).get("why", "") for node in nodes}
@@ -83,6 +82,17 @@ def show_command(target: Target, name: str, number: str | None, as_json: bool) -
     print_table(("FILE", "SIZE", "DIGEST"), [(f["path"], size(f["size_bytes"]), f["digest"]) for f in value["files"]])
     for node, reason in value["why"].items():
         click.echo(f"{node}: {printable(reason)}")
+
+
+async def _meant(fleet: Access, name: str, number: str | None, path: Path | None) -> tuple[ModelName, Version]:
+    if number:
+        return model_name(name), version(number)
+    if path is not None:
+        return await _of_path(fleet, path)
+    wanted = (await fleet.model(model_name(name)))["wanted"]
+    if wanted is None:
+        raise NoSuchVersion(reason=f"no version of {name} is wanted")
+    return model_name(name), version(wanted)
 
 
 async def _of_path(fleet: Access, path: Path) -> tuple[ModelName, Version]:

@@ -78,7 +78,8 @@ def _cell(line: dict[str, Any] | None) -> str:
     active = line["active"] if line["active"] is not None else "none"
     if line["state"] == "active" and line["active"] == line["wanted"]:
         return str(active)
-    return f"{active} ({line['state']}, wants {line['wanted']})"
+    wants = f", wants {line['wanted']}" if line["wanted"] is not None else ""
+    return f"{active} ({line['state']}{wants})"
 
 
 def _show_rollouts(document: dict[str, Any]) -> None:

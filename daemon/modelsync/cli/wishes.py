@@ -28,6 +28,10 @@ def send(target: Target, words: tuple[object, ...], as_json: bool) -> None:
     elif "rollout" in answer:
         rollout = answer["rollout"]
         click.echo(printable(f"{answer['model']}: rollout of version {rollout['version']}: {rollout['state']}"))
+    elif "alias" in answer:
+        click.echo(printable(f"{answer['model']}: {answer['alias']} means version {answer['version']}"))
+    elif "deleted" in answer:
+        click.echo(printable(f"{answer['model']}: version {answer['deleted']} is forgotten"))
     elif "why" in answer:
         click.echo(printable(f"{answer['model']}: wanted {answer['wanted']}: {answer['why']}"))
     else:

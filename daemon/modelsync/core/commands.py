@@ -129,6 +129,13 @@ def applied(command: Command, record: ModelRecord, at: EntryId) -> ModelRecord:
     return changes[command.verb]()
 
 
+def told(command: Command, record: ModelRecord) -> dict[str, object]:
+    """What is to be said of a command beside what is wanted after it, which an alias or a deletion does not change."""
+    if command.verb == "alias":
+        return {"alias": command.alias, "version": record.aliases.get(command.alias)}
+    return {"deleted": command.target} if command.verb == "delete" else {}
+
+
 def _given(target: int | str | None) -> int | str:
     assert target is not None, "parse() lets no command through without its target"
     return target

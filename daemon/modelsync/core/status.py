@@ -117,6 +117,7 @@ def node_model(
     why: str,
     rejected: Mapping[str, str] | None = None,
     apart: bool = False,
+    trial: bool = False,
     ack: Mapping[str, object] | None = None,
     parts: Mapping[Version, Iterable[int]] | None = None,
     shares: int = 1,
@@ -126,6 +127,7 @@ def node_model(
     Args:
         rejected: what this host's gates said, by version.
         apart: it takes no part in rollouts: it has a pin of its own, or need not hold the model.
+        trial: what is active has not been accepted by its servers yet, and may be taken back.
         ack: how far it is with the open rollout.
         parts: of versions that are not held as a whole, which of ``shares`` parts are.
     """
@@ -136,6 +138,7 @@ def node_model(
         "parts": told(shares, dict(parts or {})),
         "rejected": dict(rejected or {}),
         "apart": apart,
+        "trial": trial,
         "rollout": dict(ack or {}),
     }
     return line | {key: value for key, value in more.items() if value}

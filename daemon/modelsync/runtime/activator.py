@@ -145,6 +145,7 @@ class Activator:
                 why=wish.why if needed else self.keeper.where(name),
                 rejected=self.gates.shown(name),
                 apart=name in self.pins or not needed,
+                trial=name in self.records and bool(self.records[name].unsettled),
                 ack=model.ack.fields() if model.ack else None,
             )
         return lines

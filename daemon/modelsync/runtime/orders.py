@@ -71,6 +71,7 @@ class Orders:
             "wanted": record.wanted,
             "pinned": record.pinned,
             "why": policy.wanted(record, None).why,
+            **commands.told(command, record),
         }
 
     async def _fleet_command(self, command: commands.Command, by: str, ask: str) -> None:

@@ -103,7 +103,7 @@ def said(report: NodeReport, record: ModelRecord) -> Said:
         node=report.id,
         lost=report.lost,
         follows=not line.get("apart"),
-        active=line.get("active"),
+        active=None if line.get("trial") else line.get("active"),  # a `together` that has ended takes nobody back
         acked=_parsed(EntryId.parse, ack.get("id")),
         digest=_parsed(Digest.parse, ack.get("digest")),
         staged=ack.get("staged") is True,

@@ -1,0 +1,116 @@
+"""The command line against what people type and pipe (FAULTS 34): escapes, closed pipes, another user, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.daemons import FLEET, Daemon, Fleet, until
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\nsecond line\r\x9b31m"
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(tmp_path_factory.mktemp("cli"))
+    alpha = made.add("alpha")
+    meta = made.root / "meta.json"
+    meta.write_text(json.dumps({HOSTILE: HOSTILE, "auc": 0.9}))
+    for number in (1, 2):
+        file = made.root / "fraud.bin"
+        file.write_bytes(b"%d" % number)
+        words = ("publish", "fraud", str(file), "--note", HOSTILE, "--author", HOSTILE, "--meta", str(meta))
+        made.run(*words, "--wait", "1")
+    until(lambda: alpha.active("fraud") == 2, "version 2")
+    yield made
+    made.close()
+
+
+READING = (
+    ("status",),
+    ("history", "fraud"),
+    ("history", "fraud", "--asked"),
+    ("show", "fraud"),
+    ("diff", "fraud", "1", "2"),
+    ("find", "auc>=0.5"),
+)
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_nothing_that_is_shown_moves_the_cursor(fleet: Fleet, words: tuple[str, ...]) -> None:
+    shown = fleet.run(*words).stdout
+    assert shown
+    assert not [char for char in shown if not char.isprintable() and char != "\n"]
+
+
+@pytest.mark.parametrize("words", [("status",), ("history", "fraud", "--json")], ids=" ".join)
+def test_a_reader_that_went_away_and_a_full_device(fleet: Fleet, words: tuple[str, ...]) -> None:
+    line = " ".join([sys.executable, "-m", "modelsync.cli", "--redis", fleet.redis_url, "--fleet", FLEET, *words])
+    for where, wanted in (("| true; exit ${PIPESTATUS[0]}", 0), (">&-", 0), ("> /dev/full", 1)):
+        done = subprocess.run(
+            ["bash", "-c", f"{line} {where}"], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == wanted and "Traceback" not in done.stderr, (where, done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("frobnicate",), 2, "No such command"),
+        (("pin", "fraud"), 2, "VERSION"),
+        (("pin", "fraud", "99"), 1, "no version 99"),
+        (("pin", "../x", "1"), 2, "model name"),
+        (("pin", "\x1b[2Jx", "1"), 2, "model name"),
+        (("show", "nobody", "1"), 1, "nobody"),
+        (("delete", "fraud", "2"), 6, "head"),
+        (("unpin", "fraud"), 6, "not pinned"),
+        (("switchover", "nobody"), 6, "cannot take over"),
+        (("find", "auc ~ 1"), 2, "auc"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_exit_codes(fleet: Fleet, words: tuple[str, ...], code: int, says: str) -> None:
+    done = fleet.run(*words, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert says in done.stderr and "\x1b" not in done.stderr
+
+
+def test_configuration_and_a_redis_that_is_away(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[nonsense]\n")
+    for words, code in (
+        (("config", "check", str(bad)), 3),
+        (("--config", str(tmp_path / "none.toml"), "status"), 3),
+        (("--redis", "redis://127.0.0.1:1/0", "status"), 5),
+    ):
+        command = [sys.executable, "-m", "modelsync.cli", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code and "Traceback" not in done.stderr, (words, done.returncode, done.stderr)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_another_user(fleet: Fleet) -> None:
+    """May ask over Redis, and is told what it may not read."""
+    alpha: Daemon = fleet.daemons[0]
+
+    def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "modelsync.cli", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False, user=NOBODY, extra_groups=[], cwd="/"
+        )
+
+    try:
+        done = as_nobody("--redis", fleet.redis_url, "--fleet", FLEET, "status")
+    except PermissionError:
+        pytest.skip("the checkout is not readable for others here")
+    if "ModuleNotFoundError" in done.stderr:
+        pytest.skip("the environment is not readable for others here")
+    assert done.returncode == 0 and "fraud" in done.stdout
+    closed = as_nobody("--config", str(alpha.config), "status")
+    assert closed.returncode == 3 and "ermission denied" in closed.stderr and "Traceback" not in closed.stderr
