@@ -98,34 +98,35 @@ def cli(context: click.Context, config_file: str, redis: str | None, fleet: str)
 def main() -> None:
     """Run a command; every error of ours is one line on stderr and its own exit code."""
     try:
-        code = cli.main(standalone_mode=False)
-        if sys.stdout is not None:  # it was closed by whoever started us
-            sys.stdout.flush()
-        if isinstance(code, int):  # a command's own exit code: without standalone_mode click returns it
-            sys.exit(code)
-    except click.UsageError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(1)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(_run())
     except BrokenPipeError:
         _reader_left()
     except SystemExit:
         if type(sys.stdout).__name__ != "PacifyFlushWrapper":  # click's own way to say the same, with 1
             raise
         _reader_left()
-    except ModelsyncError as error:
-        print(f"modelsync: {printable(str(error))}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except OSError as error:  # of the output: a full device
         _say_no_more()
         print(f"modelsync: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _run() -> int:
+    try:
+        code = cli.main(standalone_mode=False)
+        if sys.stdout is not None:  # else it was closed by whoever started us
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0  # without standalone_mode click returns a command's own exit code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except ModelsyncError as error:
+        print(f"modelsync: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
 
 
 def _reader_left() -> None:
