@@ -102,7 +102,7 @@ def main() -> None:
     except BrokenPipeError:
         _reader_left()
     except SystemExit:
-        if type(sys.stdout).__name__ != "PacifyFlushWrapper":  # click's own way to say the same, with 1
+        if not type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click's own way to say the same, with 1
             raise
         _reader_left()
     except OSError as error:  # of the output: a full device
