@@ -21,7 +21,7 @@ from modelsync.core.errors import CannotListen, ModelsyncError
 from modelsync.edges.http.connections import SWEEP_S
 from modelsync.edges.http.ranges import Span, span_of
 from modelsync.edges.http.server import HttpServer
-from modelsync.edges.http.views import page_policy
+from modelsync.web import page_policy
 
 DATA = bytes(range(256)) * 5000
 ABSENT = digest_of(b"absent")
@@ -221,14 +221,15 @@ async def test_many_readers_get_whole_objects(node: FakeNode, http: aiohttp.Clie
     assert all(await asyncio.gather(*(one() for _ in range(20))))
 
 
-async def test_the_page_runs_its_own_script_only(http: aiohttp.ClientSession) -> None:
+async def test_the_page_runs_its_own_scripts_only(http: aiohttp.ClientSession) -> None:
     async with http.get("/") as answer:
         page, policy = await answer.text(), answer.headers["Content-Security-Policy"]
-    assert page.count("<script") == page.count("<script>") == 1
+    assert page.count("<script") == page.count("<script>") == 2
+    assert page.count("<style") == page.count("<style>") == 2 and '<link rel="stylesheet' not in page
     assert "innerHTML" not in page and "insertAdjacent" not in page and " style=" not in page and "src=" not in page
     assert policy == page_policy(page)
     assert "default-src 'none'" in policy and "unsafe" not in policy
-    assert policy != page_policy(page.replace("POLL_MS = 1000", "POLL_MS = 1")), "the policy names this very script"
+    assert policy != page_policy(page.replace("POLL_MS = 1000", "POLL_MS = 1")), "the policy names these very scripts"
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 from tests.integration.serving import ROWS, Serve, fp64, iris, put, put_joblib, serving
 from tritonclient.utils import InferenceServerException
 
+from modelsync.web import page_policy
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
@@ -189,7 +191,9 @@ def test_the_reports(server: Serve) -> None:
     assert 'modelsync_serve_requests_total{model="iris",status="200"}' in metrics
     page = server.get("/")
     assert page.headers["Content-Type"].startswith("text/html")
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and policy == page_policy(page.body.decode())
+    assert b"shared." not in page.body, "what it shares with the daemon's page is in it"
 
 
 def test_a_model_of_no_use_says_what_it_is(server: Serve, tmp_path: Path) -> None:

@@ -148,6 +148,18 @@ async def test_requests_of_one_moment_are_one_call() -> None:
     assert [answer[0].array.tolist() for answer in answers] == [[0, 1], [2, 3], [4, 5]]
 
 
+async def test_where_nothing_may_wait_what_has_come_is_one_call() -> None:
+    run, batcher = Doubler(), Batcher()
+    settings = Batching(64, 0.0)
+    first = [asyncio.create_task(batcher.run("k", settings, inputs(n), run)) for n in (1, 2, 3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    late = asyncio.create_task(batcher.run("k", settings, inputs(4), run))
+    answers = await asyncio.gather(*first, late)
+    assert run.calls == [3, 1]
+    assert [answer[0].array.tolist() for answer in answers] == [[2], [4], [6], [8]]
+
+
 async def test_a_full_batch_does_not_wait_and_a_too_full_one_is_two() -> None:
     run, batcher = Doubler(), Batcher()
     settings = Batching(4, 3600)

@@ -1,9 +1,12 @@
-"""modelsync-serve beside MLServer: the same scikit-learn model, the same client, turn by turn, on the same cores.
+"""modelsync-serve beside MLServer, and beside its own loads.
 
-Two figures: how many requests a second each answers and at which 99th percentile; and how many requests fail while the
-model is updated fifty times under load (a switched link for ours, new files and a load by the repository API for
-MLServer). MLServer lives in an environment of its own, .cache/mlserver, which is made the first time. It runs both with
-its worker process and without; the faster is what ours is measured against.
+``mlserver``: the same scikit-learn model, the same client, turn by turn, on the same cores. How many requests a second
+each answers and at which 99th percentile; and how many requests fail while the model is updated fifty times under load
+(a switched link for ours, new files and a load by the repository API for MLServer). MLServer lives in an environment of
+its own, .cache/mlserver, which is made the first time. It runs with its worker process, without, and without but
+joining requests; the fastest is what ours is measured against. Ours that joins requests (batch_delay_s = 0) is shown.
+
+``loads``: see serve_beside.py.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,6 +29,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import serve_beside
 from report import DEFAULT_OUT, Bar, Result, arguments, finish, ratio, table
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
@@ -113,13 +117,20 @@ def running(name: str, directory: Path, port: int, command: list[str], environ: 
         process.wait()
 
 
-def ours(work: Path) -> contextlib.AbstractContextManager[Server]:
-    live = work / "ours" / "live"
+def ours(work: Path, *, joined: bool = False) -> contextlib.AbstractContextManager[Server]:
+    directory = work / ("ours-joined" if joined else "ours")
+    live = directory / "live"
     live.mkdir(parents=True)
     update_ours(live, 0)
     port = free_port()
     command = [sys.executable, "-m", "modelsync.serve", "--live", str(live), "--listen", f"127.0.0.1:{port}"]
-    return running("modelsync-serve", work / "ours", port, [*command, "--trust-pickle", "all", "--preload", "*"], {})
+    command += ["--trust-pickle", "all", "--preload", "*"]
+    if joined:
+        config = directory / "modelsync.toml"
+        config.write_text("[serve]\nbatch_rows = 64\nbatch_delay_s = 0\n")
+        command += ["--config", str(config)]
+    name = "modelsync-serve, joining" if joined else "modelsync-serve"
+    return running(name, directory, port, command, {})
 
 
 def update_ours(live: Path, number: int) -> None:
@@ -131,9 +142,9 @@ def update_ours(live: Path, number: int) -> None:
     link.rename(live / NAME / "current")
 
 
-def mlserver(work: Path, workers: int) -> contextlib.AbstractContextManager[Server]:
+def mlserver(work: Path, workers: int, *, joined: bool = False) -> contextlib.AbstractContextManager[Server]:
     make_mlserver()
-    directory = work / f"mlserver-{workers}"
+    directory = work / f"mlserver-{workers}{'-joined' if joined else ''}"
     (directory / "model").mkdir(parents=True)
     ports = [free_port() for _ in range(3)]
     settings = {
@@ -146,9 +157,11 @@ def mlserver(work: Path, workers: int) -> contextlib.AbstractContextManager[Serv
     }
     (directory / "settings.json").write_text(json.dumps(settings))
     model = {"name": NAME, "implementation": "mlserver_sklearn.SKLearnModel", "parameters": {"uri": "./model.joblib"}}
+    if joined:
+        model |= {"max_batch_size": 64, "max_batch_time": 0.002}
     (directory / "model" / "model-settings.json").write_text(json.dumps(model))
     update_mlserver(directory, 0)
-    name = "MLServer, one worker" if workers else "MLServer, in process"
+    name = f"MLServer, {'one worker' if workers else 'in process'}{', joining' if joined else ''}"
     command = [str(MLSERVER / "bin" / "mlserver"), "start", "."]
     return running(name, directory, ports[0], command, {"PATH": f"{MLSERVER}/bin:{os.environ['PATH']}"})
 
@@ -229,15 +242,17 @@ def updated_under_load(server: Server, options: Any) -> dict[str, Any]:
     return {"answered": result["statuses"].get("200", 0), "failed": failed, "loads_refused": refused, **result}
 
 
-def measure(options: Any) -> Result:
-    work = options.out / "work-serve"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    with ours(work) as us, mlserver(work, 1) as pooled, mlserver(work, 0) as single:
-        servers = [us, pooled, single]
+def measure_mlserver(work: Path, options: Any) -> tuple[list[Bar], dict[str, Any]]:
+    with contextlib.ExitStack() as stack:
+        us, joining = stack.enter_context(ours(work)), stack.enter_context(ours(work, joined=True))
+        theirs = [
+            stack.enter_context(mlserver(work, workers, joined=joined))
+            for workers, joined in ((1, False), (0, False), (0, True))
+        ]
+        servers = [us, joining, *theirs]
         throughput(servers, options)
-        updates = {server.name: updated_under_load(server, options) for server in servers}
-    best = max((pooled, single), key=lambda server: median(server.rates))
+        updates = {server.name: updated_under_load(server, options) for server in (us, *theirs[:2])}
+    best = max(theirs, key=lambda server: median(server.rates))
     form = "binary tensors" if options.binary else "JSON"
     print(f"{options.rows} rows of {FEATURES} in {form}, {options.connections} connections, {os.cpu_count()} cores\n")
     rows = [
@@ -247,7 +262,7 @@ def measure(options: Any) -> Result:
             f"{median(run['p50_ms'] for run in server.runs):.2f}",
             f"{median(server.p99s):.2f}",
             str(server.failed),
-            f"{updates[server.name]['failed']} of {updates[server.name]['answered']}",
+            _shown(updates.get(server.name)),
         )
         for server in servers
     ]
@@ -258,12 +273,33 @@ def measure(options: Any) -> Result:
         Bar(f"our requests that failed during {UPDATES} updates", updates[us.name]["failed"], 0, ""),
         Bar("our requests that failed at all", us.failed, 0, ""),
     ]
-    figures = {server.name: {"runs": server.runs, "updates": updates[server.name]} for server in servers}
-    return Result("serve", bars, figures)
+    return bars, {server.name: {"runs": server.runs, "updates": updates.get(server.name)} for server in servers}
+
+
+def _shown(updates: dict[str, Any] | None) -> str:
+    return f"{updates['failed']} of {updates['answered']}" if updates else "not asked"
+
+
+def measure(options: Any) -> Result:
+    result = Result("serve")
+    parts: dict[str, Callable[[Path, Any], tuple[list[Bar], dict[str, Any]]]] = {
+        "mlserver": measure_mlserver,
+        "loads": serve_beside.measure,
+    }
+    for name in options.part or parts:
+        print(f"\n--- {name}", flush=True)
+        work = options.out / f"work-serve-{name}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        bars, result.figures[name] = parts[name](work, options)
+        result.bars += bars
+        shutil.rmtree(work, ignore_errors=True)
+    return result
 
 
 def main() -> int:
     parser = arguments("serve", __doc__.splitlines()[0])
+    parser.add_argument("part", nargs="*", choices=["mlserver", "loads", []], help="all, if none")
     parser.add_argument("--seconds", type=float, default=8, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16)

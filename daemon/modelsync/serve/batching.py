@@ -1,6 +1,7 @@
 """Requests that come close together, run as one call over all their rows: optional, model by model.
 
 A batch is closed when it is full or when its first request has waited for as long as is allowed, whichever is first.
+Where nothing may wait, that is when the loop has read all that has come: under load it is many, else one.
 If the joint call is refused, each request is run by itself, so that one with bad rows fails alone.
 """
 

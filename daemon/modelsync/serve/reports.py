@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,11 @@ from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.lanes import Lanes
 from modelsync.serve.messages import json_bytes
 from modelsync.serve.traffic import BUCKET_S, ModelTraffic, Traffic
+from modelsync.web import page, page_headers
 
 MAX_STEP_S = 86_400
 _EDGES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Of the exported histogram: few, since each is a time series for every model."""
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Cache-Control": "no-cache",
-}
 
 
 class Reports:
@@ -53,7 +48,8 @@ class Reports:
         self._registry = CollectorRegistry()
         self._registry.register(_Exporter(self))
         ProcessCollector(registry=self._registry)
-        self._page = resources.files("modelsync.web").joinpath("serve.html").read_bytes()
+        self._page = page("serve")
+        self._page_headers = page_headers(self._page)
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/", self.page)
@@ -61,7 +57,7 @@ class Reports:
         app.router.add_get("/metrics", self.metrics)
 
     async def page(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._page, content_type="text/html", charset="utf-8", headers=_PAGE_HEADERS)
+        return web.Response(text=self._page, content_type="text/html", headers=self._page_headers)
 
     async def stats(self, request: web.Request) -> web.Response:
         text = request.query.get("step_s", str(BUCKET_S))

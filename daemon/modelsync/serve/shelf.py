@@ -18,6 +18,7 @@ from modelsync.client.handle import Lease
 from modelsync.client.offers import Offers
 from modelsync.core.errors import ModelsyncError, NoSuchModel, NoSuchVersion
 from modelsync.serve.adapters import Adapter, adapter_for
+from modelsync.serve.collecting import Collecting
 from modelsync.serve.faults import ModelUnavailable, UnknownModel
 
 _T = TypeVar("_T")
@@ -89,6 +90,7 @@ class Shelf:
     _withdrawn: set[str] = field(default_factory=set)
     _failed: dict[str, str] = field(default_factory=dict)
     """Why the last load of a model failed."""
+    _collecting: Collecting = field(default_factory=Collecting)
 
     async def lease(self, name: str, version: int | None) -> Leased:
         """Lease a version; loads it if it is not in memory.
@@ -134,6 +136,7 @@ class Shelf:
 
     async def _loaded(self, key: tuple[str, int | None]) -> Handle:
         handle = await self._load(key)
+        self._collecting.settled()
         if len(self._handles) >= MAX_VERSION_HANDLES:
             for other in [other for other in self._handles if other[1] is not None]:
                 del self._handles[other]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.resources
-import re
-
 from aiohttp import web
 
 from modelsync.core.ids import model_name
 from modelsync.edges.http.answers import json_answer
 from modelsync.ports import NodeApi
+from modelsync.web import page, page_headers
 
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 """Without it Prometheus 3 refuses the scrape."""
@@ -22,14 +18,8 @@ class ViewRoutes:
 
     def __init__(self, api: NodeApi) -> None:
         self._api = api
-        self._page = importlib.resources.files("modelsync").joinpath("web/index.html").read_text(encoding="utf-8")
-        self._page_headers = {
-            "Content-Security-Policy": page_policy(self._page),
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-cache",
-        }
+        self._page = page("index")
+        self._page_headers = page_headers(self._page)
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_get("/", self.page)
@@ -74,17 +64,3 @@ class ViewRoutes:
     async def placement(self, request: web.Request) -> web.Response:
         """Who owns a model, for whoever hands requests on to an owner."""
         return json_answer(self._api.placement(model_name(request.match_info["name"])))
-
-
-def page_policy(page: str) -> str:
-    """A Content-Security-Policy that runs the page's own script and style, named by their digests, and nothing else."""
-    sources = {tag: _digests(page, tag) for tag in ("script", "style")}
-    return (
-        f"default-src 'none'; script-src {sources['script']}; style-src {sources['style']}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
-def _digests(page: str, tag: str) -> str:
-    bodies = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" for body in bodies)
