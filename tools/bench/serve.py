@@ -127,7 +127,8 @@ def ours(work: Path, *, joined: bool = False) -> contextlib.AbstractContextManag
     command += ["--trust-pickle", "all", "--preload", "*"]
     if joined:
         config = directory / "modelsync.toml"
-        config.write_text("[serve]\nbatch_rows = 64\nbatch_delay_s = 0\n")
+        fleet = '[fleet]\nname = "bench"\nredis = "embedded"\n'
+        config.write_text(f"{fleet}[serve]\nbatch_rows = 64\nbatch_delay_s = 0\n")
         command += ["--config", str(config)]
     name = "modelsync-serve, joining" if joined else "modelsync-serve"
     return running(name, directory, port, command, {})
