@@ -94,7 +94,7 @@ class App:
     def _care(self, stack: AsyncExitStack, parts: Assembly, node: Node) -> Care:
         self.scrub_limiter = RateLimiter(self.config.models.scrub_bytes_per_s)
         check = StoreCheck(parts.store, self.scrub_limiter)
-        care = Care(node, check, lambda: self.config.models.scrub_days)
+        care = Care(node, check, lambda: self.config.models.scrub_days, parts.sweeping(node))
         node.crew.start(care.run(), "care")
         stack.callback(check.stop)
         return care

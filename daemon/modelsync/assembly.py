@@ -35,7 +35,9 @@ from modelsync.edges.http.guard import EPOCH_HEADER
 from modelsync.edges.models.directory import read_notes
 from modelsync.edges.models.scan import DirectoryScanner
 from modelsync.edges.models.watch import InotifyWatch
+from modelsync.edges.objectstore.bucket import Bucket
 from modelsync.edges.objectstore.client import ObjectStore
+from modelsync.edges.objectstore.sweep import Sweeper
 from modelsync.edges.pull.fetch import Fetcher
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.edges.redis.bus import RedisBus
@@ -68,6 +70,7 @@ from modelsync.runtime.settings import Identity, LiveSettings
 from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.sourcing import Sourcing
 from modelsync.runtime.staging import Stager
+from modelsync.runtime.sweeping import Sweeping
 
 RESCAN_S = 30.0
 
@@ -214,7 +217,7 @@ class Assembly:
         storage = self._config().storage
         if not storage.url:
             return None
-        depot = ObjectStore(storage.url, storage.credentials_file, self.identity.fleet, self.store)
+        depot = ObjectStore(Bucket(storage.url, storage.credentials_file), self.identity.fleet, self.store)
         self._stack.callback(depot.close)
         return depot
 
@@ -390,6 +393,23 @@ class Assembly:
             is_primary=lambda: self.elector.authority is not None,
         )
 
+    def sweeping(self, node: Node) -> Sweeping | None:
+        """The object store's garbage, which runs beside the node; None without an object store."""
+        if self.depot is None:
+            return None
+        sweeping = Sweeping(
+            book=self.book,
+            keeper=self.keeper,
+            publisher=self.publisher,
+            depot=self.depot,
+            sweeper=Sweeper(self.depot, self.clock),
+            clock=self.clock,
+            is_primary=lambda: self.elector.authority is not None,
+            put_back=self.placer.upload,
+        )
+        node.crew.start(sweeping.run(), "sweeping")
+        return sweeping
+
     @cached_property
     def reader(self) -> ReadThrough:
         return ReadThrough(book=self.book, store=self.store, stager=self.stager, keeper=self.keeper)
@@ -510,4 +530,5 @@ def storage_settings(config: Config) -> StorageSettings:
         mode=config.mode,
         split_bytes=config.storage.split_bytes,
         leaving=config.storage.leaving,
+        grace_s=config.storage.grace_s,
     )

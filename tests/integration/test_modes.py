@@ -128,6 +128,23 @@ def test_wrong_bytes_in_the_store_are_refused_and_blamed(fleet: Fleet, tmp_path:
     until(lambda: second.active("fraud") == 1, "the right bytes to be taken", 60)
 
 
+def test_versions_that_are_kept_no_longer_leave_the_store_and_a_lost_one_is_put_back(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store, "grace_s = 2\n[model.fraud]\nkeep = 1\n"))
+    for number in (1, 2, 3):
+        primary.put("fraud.bin", str(number).encode() * 2_000_000)
+        until(lambda n=number: primary.active("fraud") == n, f"version {number} to be active")  # type: ignore[misc]
+    found = json.loads(fleet.run("gc", "--dry-run", "--json").stdout)["object_store"]
+    assert found["versions"] == {"fraud": [1, 2]} or found["condemned"] + found["waiting"] + found["deleted"] > 0
+    until(lambda: {path.name for path in (store / "versions" / "fraud").iterdir()} == {"3"}, "the others to go")
+    until(lambda: len([path for path in (store / "objects").rglob("*") if path.is_file()]) == 1, "their objects to go")
+    assert "object store: would remove 0 objects" in fleet.run("gc", "--dry-run").stdout
+    (store / "versions" / "fraud" / "3").unlink()
+    until((store / "versions" / "fraud" / "3").exists, "it to be put back")
+
+
 def test_another_fleet_s_number_is_not_taken(fleet: Fleet, tmp_path: Path) -> None:
     store = tmp_path / "bucket"
     claim = store / "versions" / "fraud" / "1"

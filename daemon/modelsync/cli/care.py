@@ -22,7 +22,7 @@ def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
     """Remove the versions that this host need not keep.
 
     The daemon does so by itself, a little later. Kept are what is active, was active before, is wanted, pinned, aliased
-    or in a rollout, and the newest `keep`.
+    or in a rollout, and the newest `keep`. Asked of the primary, the object store's part is done as well.
     """
 
     async def ask() -> dict[str, Any]:
@@ -38,6 +38,16 @@ def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
         click.echo(printable(f"{name}: {verb} {', '.join(map(str, numbers))}"))
     counts = f"{found['trees']} trees, {found['objects']} objects, {found['documents']} documents"
     click.echo(f"{verb} {counts}, {size(found['size_bytes'])}")
+    if "object_store" in found:
+        _show_store(found["object_store"], verb)
+
+
+def _show_store(found: dict[str, Any], verb: str) -> None:
+    for name, numbers in found["versions"].items():
+        click.echo(printable(f"object store: {name}: {verb} {', '.join(map(str, numbers))}"))
+    click.echo(f"object store: {verb} {found['deleted']} objects, {size(found['deleted_bytes'])}")
+    later = f"{found['condemned']} condemned now, {found['waiting']} waiting, {size(found['garbage_bytes'])}"
+    click.echo(f"object store: to go after storage.grace_s: {later}")
 
 
 @click.command("scrub")

@@ -98,6 +98,7 @@ def _show_troubles(document: dict[str, Any]) -> None:
     for node in document["nodes"]:
         if node.get("error"):
             troubles.append(f"{node['id']}: {node['error']}")
+        troubles += [f"{node['id']}: {node[what]}" for what in ("storage_error", "placement_error") if node.get(what)]
         troubles += [f"{node['id']}: ALARM {sentence}" for sentence in node.get("alarms", ())]
         troubles += [
             f"{node['id']}: not published: {path}: {reason}" for path, reason in node.get("refusals", {}).items()

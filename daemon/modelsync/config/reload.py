@@ -29,6 +29,7 @@ _LIVE_KEYS = frozenset(
         "storage.copies",
         "storage.cache_bytes",
         "storage.ahead",
+        "storage.grace_s",
         "storage.replace_after_s",
         "storage.moves",
         "storage.split_bytes",

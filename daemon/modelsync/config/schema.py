@@ -123,6 +123,8 @@ class StorageSection:
     """What a host may keep of models that it need not hold; 0: no limit but the disk."""
     ahead: tuple[str, ...] = ("*",)
     """``shared``: patterns over names of models that this host has ready before anybody asks."""
+    grace_s: float = 3600.0
+    """``shared``: between condemning what no version needs in the object store and removing it."""
     replace_after_s: float = 600.0
     """``partitioned``: a host that was silent for this long is replaced as owner."""
     split_bytes: int = 0

@@ -24,6 +24,7 @@ def storage_section(table: Section, homes: Mapping[str, str]) -> StorageSection:
         credentials_file=table.path("credentials_file", None),
         cache_bytes=table.whole("cache_bytes", default.cache_bytes, 0, MAX_INTEGER),
         ahead=table.patterns("ahead", default.ahead),
+        grace_s=table.number("grace_s", default.grace_s, 1, 31_536_000),
         replace_after_s=table.number("replace_after_s", default.replace_after_s, 1, 31_536_000),
         split_bytes=table.whole("split_bytes", default.split_bytes, 0, MAX_INTEGER),
         leaving=table.flag("leaving", False),

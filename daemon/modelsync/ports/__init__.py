@@ -26,6 +26,8 @@ from modelsync.ports.catalog import Glance as Glance
 from modelsync.ports.catalog import LogChanges as LogChanges
 from modelsync.ports.clock import Clock as Clock
 from modelsync.ports.depot import Depot as Depot
+from modelsync.ports.depot import DepotSweeper as DepotSweeper
+from modelsync.ports.depot import Swept as Swept
 from modelsync.ports.disk import ActiveRecord as ActiveRecord
 from modelsync.ports.disk import CatalogDisk as CatalogDisk
 from modelsync.ports.disk import HeldPart as HeldPart

@@ -21,6 +21,7 @@ from modelsync.core.status import iso_time
 from modelsync.ports import BytesCheck
 from modelsync.runtime.node import Node
 from modelsync.runtime.staging import Work
+from modelsync.runtime.sweeping import Sweeping
 
 log = structlog.get_logger()
 
@@ -34,8 +35,11 @@ MAX_FOUND = 1000
 class Care:
     """Implements ports.CareApi."""
 
-    def __init__(self, node: Node, check: BytesCheck, scrub_days: Callable[[], float]) -> None:
+    def __init__(
+        self, node: Node, check: BytesCheck, scrub_days: Callable[[], float], sweeping: Sweeping | None = None
+    ) -> None:
         self._node = node
+        self._sweeping = sweeping
         self._check = check
         self._scrub_days = scrub_days
         self._one_at_a_time = asyncio.Lock()
@@ -43,13 +47,19 @@ class Care:
     # --- garbage -----------------------------------------------------------------------------------------------------
 
     async def collect(self, *, dry_run: bool) -> dict[str, Any]:
-        """What goes, by version, and how much of everything. Raises LocalFault, MalformedMessage."""
+        """What goes, by version, and how much of everything; on the primary, also of the object store.
+
+        Raises LocalFault, MalformedMessage; RemoteFault of the object store, after this host's own part.
+        """
         node = self._node
         kept, shares = await asyncio.to_thread(node.collecting.retained)
         going = {str(name): await asyncio.to_thread(self._going, record, kept.get(name, frozenset()) | shares.keys())
                  for name, record in node.book.records.items()}  # fmt: skip
         totals = await node.collecting.collect(dry_run=dry_run)
-        return {"dry_run": dry_run, "versions": {name: found for name, found in going.items() if found}, **totals}
+        answer = {"dry_run": dry_run, "versions": {name: found for name, found in going.items() if found}, **totals}
+        if self._sweeping is not None and node.elector.authority is not None:
+            answer["object_store"] = await self._sweeping.sweep(dry_run=dry_run)
+        return answer
 
     def _going(self, record: ModelRecord, kept: frozenset[Digest]) -> list[int]:
         store = self._node.store

@@ -19,6 +19,11 @@ class Gate:
         self._empty = asyncio.Event()
         self._empty.set()
 
+    @property
+    def inside(self) -> int:
+        """How many are inside together."""
+        return self._inside
+
     @contextlib.asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Enter beside others; waits while somebody is, or wants to be, alone."""

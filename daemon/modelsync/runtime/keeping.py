@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
@@ -18,6 +19,9 @@ from modelsync.core.storage.modes import Demand, Mode
 from modelsync.ports import ActiveRecord, AskedModels, Depot, VersionCache
 from modelsync.runtime.book import Book
 from modelsync.runtime.inventory import Inventory
+
+MAX_SHOWN = 20
+"""Models in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class StorageSettings:
     mode: Callable[[ModelName], tuple[Mode, int]] = lambda name: ("replicated", 0)
     split_bytes: int = 0
     leaving: bool = False
+    grace_s: float = 3600.0
 
 
 @dataclass
@@ -67,6 +72,8 @@ class Keeper:
         self.depot = depot
         self.settings = settings
         self.asked: frozenset[str] = frozenset()
+        self.unswept: str | None = None
+        """Why the object store's garbage stays, while this node is primary."""
         self._released: dict[ModelName, tuple[int, frozenset[tuple[Version, int]]]] = {}
         """By model, the number of its shares, and each (version, share) that its owners were seen to have."""
 
@@ -141,8 +148,9 @@ class Keeper:
         """Whether all that this host holds of a model and need not may be removed; remembered for ``retained``."""
         at, released, all_of_it = record.placement, set(), True
         others = frozenset(range(len(at.shares))) - at.owned(self._node)
-        for number in here.touched:
-            in_store = await self._in_store(record, number)
+        kept = self.versions(record, None, policy.wanted(record, None))
+        for number in here.touched:  # what the fleet keeps no longer is in nobody's store, and nobody's loss
+            in_store = number not in kept or await self._in_store(record, number)
             holders = self.holders(record, number)
             for share in others:
                 if modes.may_let_go(at, share, self._node, holders[share], in_store=in_store):
@@ -205,6 +213,21 @@ class Keeper:
     def used(self, digest: Digest) -> None:
         """A version is used now; blocks."""
         self._used.touch(digest)
+
+    # --- for people --------------------------------------------------------------------------------------------------
+
+    def trouble(self, lines: Mapping[str, Mapping[str, Any]]) -> str | None:
+        """What is wrong with the object store, and what cannot be had here for it. ``lines``: as this host reports."""
+        if self.depot is None or self.depot.trouble is None:
+            return self.unswept
+        lacking = [name for name, line in sorted(lines.items()) if self._lacks(ModelName(name), line)]
+        cannot = f"not to be had here: {', '.join(lacking[:MAX_SHOWN])}" if lacking else "everything wanted is here"
+        return f"{self.depot.trouble}; what is cached goes on; {cannot}"
+
+    def _lacks(self, name: ModelName, line: Mapping[str, Any]) -> bool:
+        wanted = self._book.record(name).wanted
+        shared = self._book.record(name).placement.mode == "shared"
+        return shared and wanted is not None and wanted not in line.get("held", ())
 
 
 def storage_report(names: Mapping[str, object], settings: StorageSettings) -> dict[str, object]:

@@ -181,16 +181,21 @@ class Placer:
         return chosen.get(name, Placement("partitioned", copies, (self._node,)))
 
     async def _upload(self, record: ModelRecord) -> None:
-        """Put every version that this host has or can get into the object store, before hosts rely on it."""
+        """Put every kept version that this host has or can get into the object store, before hosts rely on it."""
         if self._depot is None:
             return
-        for number in sorted(record.versions):
-            if not all(self._keeper.holders(record, number)):
-                continue  # what nobody has any more cannot be stored, and holds up nothing
-            async with self._stager.held(record, number, Work()) as (manifest, digest):
-                data = await asyncio.to_thread(self._stager.document, digest)
-                await asyncio.to_thread(self._depot.keep_files, manifest.files)
-                await asyncio.to_thread(self._depot.keep_version, manifest, digest, data)
+        kept = self._keeper.versions(record, None, policy.wanted(record, None))
+        for number in sorted(kept & record.versions.keys()):
+            if all(self._keeper.holders(record, number)):  # what nobody has any more cannot be stored
+                await self.upload(record, number)
+
+    async def upload(self, record: ModelRecord, number: Version) -> None:
+        """Put one version into the object store. Raises RemoteFault, LocalFault, VersionConflict."""
+        assert self._depot is not None, "asked for by a fleet with an object store"
+        async with self._stager.held(record, number, Work()) as (manifest, digest):
+            data = await asyncio.to_thread(self._stager.document, digest)
+            await asyncio.to_thread(self._depot.keep_files, manifest.files)
+            await asyncio.to_thread(self._depot.keep_version, manifest, digest, data)
 
 
 def _place(node: str, report: NodeReport | None) -> Place:

@@ -92,7 +92,7 @@ class Publisher:
         self._initial = initial
         self._depot = depot
         self._alarm = alarm
-        self._fleet = fleet
+        self.fleet = fleet
         self._node = node
         self._book = book
         self._catalog = catalog_
@@ -328,7 +328,7 @@ class Publisher:
             await self._write_fleet(authority, fleets.asked(after, ask), event, "fleet", note)
 
     async def _write_fleet(self, authority: Authority, after: FleetRecord, event: str, kind: str, note: str) -> None:
-        text = announcement(event, self._fleet, authority.epoch, str(after.id), node=self._node, why=note)
+        text = announcement(event, self.fleet, authority.epoch, str(after.id), node=self._node, why=note)
         entry = {"kind": kind, "by": self._node, "note": note}
         await self._append(authority, Change(after.id, "", None, None, entry, fleets.to_fields(after), (), text))
         await self._book.commit_fleet(after)
@@ -367,7 +367,7 @@ class Publisher:
     def _require_authority(self) -> Authority:
         authority = self._authority()
         if authority is None:
-            raise NoPrimary(fleet=self._fleet)
+            raise NoPrimary(fleet=self.fleet)
         return authority
 
     async def _write(
@@ -396,7 +396,7 @@ class Publisher:
             log_fields["manifest"] = data.decode()
         text = announcement(
             event,
-            self._fleet,
+            self.fleet,
             authority.epoch,
             str(after.id),
             model=after.name,

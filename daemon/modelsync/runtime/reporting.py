@@ -160,6 +160,7 @@ class Reporting:
             ("labels", list(self.settings.labels)),
             ("alarms", self._alarms.sentences(5)),
             ("placement_error", self._placer.trouble),
+            ("storage_error", self._activator.keeper.trouble(self._activator.report())),
             ("serve_url", self.settings.serve_url),
             ("capacity_bytes", self._store.capacity_bytes()),
             ("disk_full", self._activator.disk_full),

@@ -16,8 +16,10 @@ from threading import Event
 
 from modelsync.core.errors import ObjectStoreRefused, ObjectStoreUnavailable, PeerRefused, PeerUnavailable
 from modelsync.core.ids import Digest
+from modelsync.core.storage.condemned import Kind
 from modelsync.core.transfer import batches
-from modelsync.edges.objectstore.client import READERS, STORE_PEER, ObjectStore, document_key, object_key
+from modelsync.edges.objectstore.bucket import REQUESTS_AT_ONCE
+from modelsync.edges.objectstore.client import STORE_PEER, ObjectStore
 
 SEGMENT_BYTES = 64 << 20
 """One request: a store that must open a large object anew for each has few to answer."""
@@ -33,15 +35,15 @@ _LOOK_S = 0.5
 class _Segment:
     """One request under way. Its bytes are handed on as they come, so that whoever waits sees that it moves."""
 
-    def __init__(self, store: ObjectStore, key: str, start: int, end: int) -> None:
+    def __init__(self, store: ObjectStore, kind: Kind, digest: Digest, start: int, end: int) -> None:
         self._pieces: Queue[memoryview | BaseException | None] = Queue(WAITING_PIECES)
         self._unwanted = Event()
         self._left = end - start
-        self._asked = store.readers.submit(self._read, store, key, start, end)
+        self._asked = store.bucket.submit(self._read, store, kind, digest, start, end)
 
-    def _read(self, store: ObjectStore, key: str, start: int, end: int) -> None:
+    def _read(self, store: ObjectStore, kind: Kind, digest: Digest, start: int, end: int) -> None:
         try:
-            for piece in store.stream(key, start, end):
+            for piece in store.stream(kind, digest, start, end):
                 if not self._put(piece):
                     return
             self._put(None)
@@ -79,9 +81,9 @@ class StoreBody:
 
     will_close = False
 
-    def __init__(self, store: ObjectStore, key: str, start: int, end: int) -> None:
+    def __init__(self, store: ObjectStore, kind: Kind, digest: Digest, start: int, end: int) -> None:
         self._store = store
-        self._key = key
+        self._what = (kind, digest)
         self._next = start
         self._end = end
         self._segments: deque[_Segment] = deque()
@@ -108,7 +110,7 @@ class StoreBody:
     def _ask(self) -> None:
         while self._next < self._end and len(self._segments) <= AHEAD:
             end = min(self._next + SEGMENT_BYTES, self._end)
-            self._segments.append(_Segment(self._store, self._key, self._next, end))
+            self._segments.append(_Segment(self._store, *self._what, self._next, end))
             self._next = end
 
     def read(self) -> bytes:
@@ -139,9 +141,9 @@ class StoreBatch:
 
     def readinto1(self, data: memoryview) -> int:
         """Some bytes, none once all objects were given. Raises the store's faults."""
-        while len(self._objects) < READERS and (digest := next(self._waiting, None)) is not None:
-            key = object_key(digest)
-            self._objects.append(self._store.readers.submit(self._store.read, key, batches.MAX_OBJECT_BYTES))
+        while len(self._objects) < REQUESTS_AT_ONCE and (digest := next(self._waiting, None)) is not None:
+            asked = self._store.bucket.submit(self._store.read, "objects", digest, batches.MAX_OBJECT_BYTES)
+            self._objects.append(asked)
         if not self._rest:
             if not self._objects:
                 return 0
@@ -181,11 +183,11 @@ def store_answer(store: ObjectStore, digest: Digest, byte_range: tuple[int, int]
     body: StoreBody | None = None
     try:
         with _as_a_peer(str(digest)):
-            key = object_key(digest)
+            kind: Kind = "objects"
             if byte_range is None:
-                size, key = _document_of(store, digest)
+                kind, size = _document_of(store, digest)
                 byte_range = (0, size)
-            body = StoreBody(store, key, *byte_range)
+            body = StoreBody(store, kind, digest, *byte_range)
             yield body
     finally:
         if body is not None:
@@ -196,7 +198,7 @@ def store_have(store: ObjectStore, path: str) -> bytes:
     """What a peer answers to ``/v1/have/DIGEST``. Raises PeerRefused, PeerUnavailable."""
     digest = Digest.parse(path.rpartition("/")[2])
     with _as_a_peer(str(digest)):
-        return json.dumps({"held": store.size_bytes(object_key(digest)) is not None}).encode()
+        return json.dumps({"held": store.find("objects", digest) is not None}).encode()
 
 
 @contextlib.contextmanager
@@ -211,9 +213,10 @@ def _as_a_peer(what: str) -> Iterator[None]:
         raise PeerUnavailable(peer=STORE_PEER.id, reason=error.reason) from error
 
 
-def _document_of(store: ObjectStore, digest: Digest) -> tuple[int, str]:
-    for key in (document_key(digest), object_key(digest)):
-        size = store.size_bytes(key)
-        if size is not None:
-            return size, key
+def _document_of(store: ObjectStore, digest: Digest) -> tuple[Kind, int]:
+    kinds: tuple[Kind, ...] = ("manifests", "objects")
+    for kind in kinds:
+        found = store.find(kind, digest)
+        if found is not None:
+            return kind, found[1]
     raise FileNotFoundError(str(digest))
