@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
+import onnx
 import pytest
+import xgboost
 from hypothesis import given
 from hypothesis import strategies as some
 from sklearn.cluster import KMeans
@@ -205,6 +209,23 @@ def test_formats_by_default() -> None:
     assert [weights.default_format(other) for other in ({}, {"a": 1}, {1: np.zeros(1)}, LogisticRegression())] == (
         ["joblib"] * 4
     )
+    assert weights.default_format(b"of an ONNX model") == weights.default_format(onnx.ModelProto()) == "onnx"
+
+
+def test_boosters_are_written_in_files_of_their_own(tmp_path: Path) -> None:
+    rows, labels = np.arange(40.0).reshape(-1, 2), np.arange(20) % 2
+    quiet = {"n_estimators": 2, "n_jobs": 1}
+    light = lightgbm.LGBMClassifier(**quiet, verbosity=-1, min_child_samples=2).fit(rows, labels)
+    extreme = xgboost.XGBClassifier(**quiet).fit(rows, labels)
+    for estimator, booster, suffix in ((light, light.booster_, "lgb"), (extreme, extreme.get_booster(), "ubj")):
+        assert (weights.default_format(booster), weights.default_format(estimator)) == (suffix, "joblib")
+        for model in (booster, estimator):
+            path = weights.write(model, suffix, tmp_path, "m", None)
+            assert path.name == f"m.{suffix}" and path.stat().st_size > 100
+        with pytest.raises(NotAModel, match="lgb takes"):
+            weights.write(booster, "ubj" if suffix == "lgb" else "lgb", tmp_path, "m", None)
+    with pytest.raises(NotAModel, match="lgb takes"):
+        weights.write(LogisticRegression(), "lgb", tmp_path, "m", None)
 
 
 def test_publish_is_found_where_people_look_for_it() -> None:

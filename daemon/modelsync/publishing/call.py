@@ -99,8 +99,9 @@ def publish(
         author: who publishes; the login name if not given.
         metadata: further keys, or others for what was found out; JSON.
         training: about the training, kept under this key: rows, scores, where the data came from.
-        format: ``joblib`` (uncompressed, so that readers map it), ``skops``, ``safetensors``, ``npz``, ``onnx``. Not
-            given: safetensors (or npz, where it is not installed) for arrays, joblib for everything else.
+        format: ``joblib`` (uncompressed, so that readers map it), ``skops``, ``safetensors``, ``npz``, ``onnx``,
+            ``lgb`` and ``ubj`` (LightGBM's and XGBoost's own files). Not given: safetensors (or npz, where it is not
+            installed) for arrays, onnx for bytes, their own files for boosters, joblib for everything else.
         shard_bytes: for arrays in safetensors: begin another file above this size.
         unfitted: publish an estimator although it is not fitted.
         wait: return when that many nodes hold it; two if there are two; 0: do not wait.

@@ -33,6 +33,8 @@ _ALSO = {
 
 def describe_estimator(estimator: Any, format_: str) -> dict[str, Any]:
     """Everything but the size, which is known once it is written."""
+    if isinstance(estimator, bytes | bytearray):
+        return {"format": format_}
     module = type(estimator).__module__.partition(".")[0]
     framework = _DISTRIBUTIONS.get(module, module)
     found: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelsync.core.errors import BadName, LibraryMissing, NotAModel
 
-FORMATS = ("joblib", "skops", "safetensors", "npz", "onnx")
+FORMATS = ("joblib", "skops", "safetensors", "npz", "onnx", "lgb", "ubj")
 INDEX = "model.safetensors.index.json"
 """The name under which Hugging Face's libraries look for the list of shards."""
 
@@ -44,10 +44,15 @@ def write(model: Any, format_: str, directory: Path, name: str, shard_bytes: int
 
 
 def default_format(model: Any) -> str:
-    """Arrays as safetensors where it is installed and as .npz where not; everything else as joblib."""
-    if not is_arrays(model):
-        return "joblib"
-    return "safetensors" if importlib.util.find_spec("safetensors") else "npz"
+    """What needs no pickle, where there is one; otherwise joblib.
+
+    Arrays become safetensors (.npz, where that is not installed), boosters files of their own, ONNX stays what it is.
+    """
+    if is_arrays(model):
+        return "safetensors" if importlib.util.find_spec("safetensors") else "npz"
+    if isinstance(model, bytes | bytearray) or _is_proto(model):
+        return "onnx"
+    return _BOOSTERS.get((type(model).__module__.partition(".")[0], type(model).__name__), "joblib")
 
 
 def is_arrays(model: Any) -> bool:
@@ -108,12 +113,29 @@ def _npz(arrays: Mapping[str, Any], path: Path) -> None:
 
 def _onnx(model: Any, path: Path) -> None:
     data = model if isinstance(model, bytes | bytearray) else None
-    if data is None and hasattr(model, "SerializeToString") and hasattr(model, "graph"):
+    if data is None and _is_proto(model):
         data = model.SerializeToString()
     if not data:
         reason = "onnx takes a ModelProto or its bytes; convert an estimator first, for example with skl2onnx"
         raise NotAModel(path=type(model).__name__, reason=reason)
     path.write_bytes(data)
+
+
+def _is_proto(model: Any) -> bool:
+    return hasattr(model, "SerializeToString") and hasattr(model, "graph")
+
+
+_BOOSTERS = {("lightgbm", "Booster"): "lgb", ("xgboost", "Booster"): "ubj"}
+
+
+def _booster(model: Any, path: Path) -> None:
+    booster = getattr(model, "booster_", None) or getattr(model, "get_booster", lambda: model)()  # of an estimator
+    suffix = _BOOSTERS.get((type(booster).__module__.partition(".")[0], type(booster).__name__))
+    if suffix != path.suffix[1:]:
+        reason = "lgb takes a Booster or an estimator of LightGBM, ubj one of XGBoost"
+        raise NotAModel(path=type(model).__name__, reason=reason)
+    with _refusing(path):
+        booster.save_model(str(path))
 
 
 _WRITERS: dict[str, Callable[[Any, Path], None]] = {
@@ -122,6 +144,8 @@ _WRITERS: dict[str, Callable[[Any, Path], None]] = {
     "safetensors": _safetensors,
     "npz": _npz,
     "onnx": _onnx,
+    "lgb": _booster,
+    "ubj": _booster,
 }
 
 
