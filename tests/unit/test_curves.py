@@ -98,3 +98,19 @@ def test_every_kind_of_panel_can_be_drawn(tmp_path: Path, suffix: str, begins: b
 def test_a_file_of_another_kind_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     with pytest.raises(BadName, match=r"\.png or \.svg"):
         plots.require_drawable(tmp_path / "curves.gif")
+
+
+@pytest.mark.parametrize(
+    ("totals", "end"),
+    [
+        ([], 1.0),
+        ([0.0, 0.0], 1.0),
+        ([10.0, 20.0, 15.0], 21.0),
+        ([5000.0, 20.0, 15.0, 12.0], 26.0),  # one that dwarfs the rest is cut off
+        ([5000.0, 4000.0, 20.0, 15.0, 12.0, 10.0, 9.0, 8.0], 26.0),
+        ([900.0, 800.0, 700.0, 20.0], 945.0),  # those are no exception
+        ([5000.0, 0.0, 0.0, 0.0], 5250.0),
+    ],
+)
+def test_a_bar_that_dwarfs_the_others_is_cut_off(totals: list[float], end: float) -> None:
+    assert plots.end_of_bars(totals) == pytest.approx(end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from modelsync.edges.disk.durable import local_faults
 SUFFIXES = (".png", ".svg")
 COLOURS = ("#0b6bcb", "#c2410c", "#15803d", "#7c3aed", "#b45309", "#0e7490", "#be123c", "#4d7c0f")
 PANEL_INCHES = (7.0, 3.0)
+_LONGER = 5
+"""A bar that is so many times the next one is cut off, and its value written into it."""
 
 
 def require_drawable(path: Path) -> None:
@@ -86,7 +89,10 @@ def _draw_lines(axes: Any, panel: Lines) -> None:
         axes.set_ylim(0, 1.05 * max(values, default=0) or 1)
     for at, word in panel.marks:
         axes.axvline(at, color="#6b7280", linewidth=0.8, linestyle="--")
-        axes.annotate(word, (at, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, va="top", ha="right")
+        axes.annotate(
+            word, (at, 0.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, va="bottom", ha="right",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
+        )  # fmt: skip
     axes.set_xlabel(panel.x_label, fontsize=8)
     axes.grid(color="#e5e7eb")
     axes.spines[["top", "right"]].set_visible(False)
@@ -99,10 +105,29 @@ def _draw_bars(axes: Any, panel: Bars) -> None:
     for number, (name, values) in enumerate(panel.parts.items()):
         axes.barh(panel.labels, values, left=below, label=name, color=COLOURS[number % len(COLOURS)], height=0.7)
         below = [low + value for low, value in zip(below, values, strict=True)]
+    end = end_of_bars(below)
+    axes.set_xlim(0, end)
+    for label, total in zip(panel.labels, below, strict=True):
+        if total > end:
+            axes.annotate(
+                f"{total:,.0f}  ", (end, label), fontsize=7, va="center", ha="right", color="white", weight="bold"
+            )
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", labelsize=6)
-    axes.legend(fontsize=7, loc="lower right", frameon=False)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def end_of_bars(totals: Sequence[float]) -> float:
+    """Where bars are cut off: a few that are many times longer than all others would leave nothing of these to see.
+
+    The first load of a process is such a one: it imports the model's libraries.
+    """
+    ordered = sorted(totals, reverse=True)
+    for longer, shorter in itertools.pairwise(ordered[: 1 + len(ordered) // 4]):
+        if shorter > 0 and longer > _LONGER * shorter:
+            return 1.3 * shorter
+    return 1.05 * max(ordered, default=0.0) or 1.0
 
 
 def _draw_heat(figure: Any, axes: Any, panel: Heat) -> None:
