@@ -175,7 +175,6 @@ def state_of(effects: Any) -> str:
         (sends(vector("NaN", "NaN")), None, NO_ANSWER),
         (sends(scalar("NaN")), None, NO_ANSWER),
     ],
-    ids=str,
 )
 def test_numbers_and_their_absence(prometheus: StandIn, answer: Answer, worst: float | None, wave: str) -> None:
     prometheus.answer = answer
@@ -212,7 +211,6 @@ def test_numbers_and_their_absence(prometheus: StandIn, answer: Answer, worst: f
         (hangs_up, PeerUnavailable, ""),
         (half, PeerUnavailable, ""),
     ],
-    ids=str,
 )
 def test_whatever_else_is_an_error_and_no_health(
     prometheus: StandIn, answer: Answer, fault: type[ModelsyncError], reason: str

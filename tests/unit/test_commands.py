@@ -156,3 +156,16 @@ def test_what_they_may_not_do(text: str, kind: type[PolicyRefusal], reason: str)
     with pytest.raises(PolicyRefusal) as caught:
         commands.applied(commands.parse(text), record(1, 2, aliases={"stable": 1}), NOW)
     assert (type(caught.value), str(caught.value)) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("alias fraud good 2", {"alias": "good", "version": 2}),
+        ("delete fraud 1", {"deleted": 1}),
+        ("rollback fraud", {}),
+    ],
+)
+def test_what_is_said_of_them(text: str, told: dict[str, Any]) -> None:
+    command = commands.parse(text)
+    assert commands.told(command, commands.applied(command, record(1, 2, 3), NOW)) == told

@@ -15,6 +15,7 @@ from modelsync.core.rollout import record as rollout
 from modelsync.core.rollout import steps as rollout_steps
 from modelsync.core.rollout.record import Gate, Plan, Rollout
 from modelsync.core.rollout.steps import AskGate, GateAnswered, Looked, Said, Watch, Write
+from modelsync.core.status import NodeReport
 
 ID, DIGEST, OTHER = EntryId(7, 1), Digest(b"a" * 32), Digest(b"b" * 32)
 GATE = Gate("http://prometheus", "errors", 0.5)
@@ -75,6 +76,23 @@ def test_a_host_that_vanished_from_the_reports_is_not_staged() -> None:
 )
 def test_after_the_decision(strategy: str, said: dict[str, Any], now_s: float, written: tuple[str, str] | None) -> None:
     assert decided(roll(strategy, "moving"), looked(**said), now_s) == written
+
+
+@pytest.mark.parametrize(
+    ("line", "active"),
+    [
+        ({"active": 2}, 2),
+        ({"active": 2, "trial": False}, 2),
+        ({"active": 2, "trial": True}, None),  # its servers may still refuse it, and then the fleet goes back
+        ({}, None),
+    ],
+)
+def test_a_host_runs_a_version_once_its_servers_have_taken_it(line: dict[str, Any], active: int | None) -> None:
+    report = NodeReport("a", "replica", "http://a", "ok", 0.1, models={"m": {"held": [], **line}})
+    said = rollout_orders.said(report, ModelRecord(ModelName("m")))
+    assert said.active == active
+    moving = Looked({node: replace(said, node=node) for node in "abc"})
+    assert decided(roll("together", "moving"), moving) == (("done", "") if active == 2 else None)
 
 
 def test_a_wave_waits_for_its_own_hosts_alone() -> None:
