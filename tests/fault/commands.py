@@ -27,7 +27,7 @@ from tests.integration.terms import QUICK_LEASE, in_step, primary_of
 
 NAMES = ("alpha", "beta", "gamma")
 MODEL = "fraud"
-VERSIONS = 12
+VERSIONS = 5
 ANSWERED_WITHIN_S = 25.0
 POINTS = ("unheard", "heard", "wish unsent", "wish written", "answer unsent", "answer written")
 """Between the command in the primary's socket and its answer in Redis."""
