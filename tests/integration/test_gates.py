@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -130,6 +131,37 @@ def test_the_operators_command_and_what_it_may_not_do(fleet: Fleet, tmp_path: Pa
     assert not [args for args in _processes() if "sleep 600" in args or args.startswith("yes")], (
         "and left nobody behind"
     )
+
+
+def test_a_validator_that_eats_memory_and_hooks_that_misbehave(fleet: Fleet, tmp_path: Path) -> None:
+    """A hook runs after the swap: whatever it does, what ran before runs again, and the daemon lives."""
+    eater, hook = tmp_path / "eater", tmp_path / "hook"
+    eater.write_text(
+        "#!/bin/sh\ncase $(cat $MODELSYNC_TREE/m.bin) in\n"
+        f"eat) exec {sys.executable} -c 'x = bytearray(1 << 30); print(sum(x))';;\nesac\n"
+    )
+    hook.write_text(
+        "#!/bin/sh\ncase $(cat $MODELSYNC_TREE/m.bin) in\nhang) trap '' TERM INT HUP; sleep 611;;\n"
+        "fork) while :; do setsid sleep 612 & done;;\nflood) yes >&2;;\n"
+        "kill) kill -9 $PPID; kill -9 -1; exit 9;;\nesac\n"
+    )
+    for script in (eater, hook):
+        script.chmod(0o755)
+    alpha = fleet.add(
+        "alpha",
+        f'[model.m]\nvalidate = {{ command = ["{eater}"], timeout_s = 20, memory_bytes = {256 << 20} }}\n'
+        f'hooks = [{{ kind = "command", command = ["{hook}"], timeout_s = 1 }}]\n',
+    )
+    alpha.put("m.bin", b"good")
+    until(lambda: line(alpha).get("state") == "active", "version 1")
+    for number, data in enumerate((b"eat", b"hang", b"fork", b"flood", b"kill"), start=2):
+        alpha.put("m.bin", data)
+        assert rejected(alpha, number), data
+        until(lambda: content(alpha) == [b"good"], "version 1 again")
+    assert alpha.process is not None and alpha.process.poll() is None, "the daemon lives"
+    until(lambda: not [args for args in _processes() if "sleep 61" in args or args.startswith("yes")], "nobody is left")
+    alpha.put("m.bin", b"better")
+    until(lambda: content(alpha) == [b"better"] and line(alpha)["state"] == "active", "the next good version")
 
 
 def _processes() -> list[str]:
