@@ -134,6 +134,27 @@ def test_a_host_that_dies_is_replaced_part_by_part_and_a_newer_version_takes_its
         assert whole(node, "big", 1) == content(1), "older versions that are kept lie with their parts"
 
 
+def test_a_flipped_bit_in_a_part_is_found_and_mended_from_its_other_owner(fleet: Fleet) -> None:
+    nodes = fleet_of(fleet, 3, partitioned(2, 3_000_000))
+    publish(nodes[0], "big", content(1))
+    settled(nodes[0], "big", 3)
+    size_bytes = SIZES["shard-5.bin"]
+    owner = next(node for node in nodes[1:] if _files(node, size_bytes))
+    (damaged,) = _files(owner, size_bytes)
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:])
+    request = urllib.request.Request(f"{owner.url}/v1/scrub", method="POST")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        found = json.load(answer)["damaged"]
+    assert [(line["paths"], line["repaired"]) for line in found] == [(["shard-5.bin"], True)]
+    assert damaged.read_bytes() == content(1)["shard-5.bin"]
+
+
+def _files(node: Daemon, size_bytes: int) -> list[Path]:
+    files = [path for path in (node.state / "objects").rglob("*") if path.is_file()]
+    return [path for path in files if path.stat().st_size == size_bytes]
+
+
 def _wants(node: Daemon, number: int) -> bool:
     return any(model["name"] == "big" and model["wanted"] == number for model in node.status()["models"])
 

@@ -1,14 +1,16 @@
 """Placements over a membership history, under virtual time: the pure core with nodes, disks and links that are numbers.
 
-What is checked at each step: a model with a living copy is found by whoever looks at the last reports, and no
-node lets go of a copy while that would leave fewer than it was told. Every run can be repeated by its seed.
+Hosts and whole zones die and return after minutes or a week, some with an empty disk; disks fill up; hosts leave on
+purpose; a part of the fleet is cut off from the primary and goes on by itself. What is checked at each step: a share
+of a model with a living copy is found by whoever looks at the last reports, on either side of a cut; and no node lets
+go of a copy while that would leave none. Every run can be repeated by its seed.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelsync.core.storage import moves, placement
 from modelsync.core.storage.placement import Item, Place
@@ -19,6 +21,7 @@ GRACE_S = 300.0
 RATE_BYTES_PER_S = 100 << 20
 AT_ONCE_PER_NODE = 4
 WEEK_S = 7 * 86400.0
+SPLIT_BYTES = 2 << 30
 
 
 @dataclass
@@ -29,6 +32,10 @@ class Outcome:
     steps: int = 0
     deaths: int = 0
     returns: int = 0
+    disks_lost: int = 0
+    disks_full: int = 0
+    cuts: int = 0
+    leavers: int = 0
     unavailable: int = 0
     last_copies_let_go: int = 0
     without_living_copy: int = 0
@@ -45,6 +52,11 @@ class _Node:
     up: bool = True
     since_s: float = 0.0
     back_at_s: float | None = None
+    cut: bool = False
+    """It runs, and neither the primary nor most others reach it."""
+    leaving: bool = False
+    full_until_s: float = 0.0
+    loses_disk: bool = False
 
 
 @dataclass
@@ -69,12 +81,19 @@ class Fleet:
             place = Place(f"node-{number}", self.dice.choice((1.0, 1.0, 2.0)), f"zone-{number % zones}")
             self.known[place.id] = _Node(place)
         sizes = [min(int(self.dice.lognormvariate(19.5, 1.2)), 4 << 30) for _ in range(self.models)]
-        self.items = {f"model-{n}": Item(f"model-{n}", size, self.copies) for n, size in enumerate(sizes)}
+        self.items = {item.key: item for n, size in enumerate(sizes) for item in self._shares(f"model-{n}", size)}
         self.target = placement.arranged(self.items.values(), self._places(), {})
         self.owners = dict(self.target)
         self.held = {key: set(owners) for key, owners in self.owners.items()}
         self.reports = {key: set(holders) for key, holders in self.held.items()}
-        self.members = frozenset(self.known)
+        self.members: frozenset[tuple[str, bool]] = frozenset()
+        self.told_before: dict[str, set[str]] = {}
+        """What was reported when a part of the fleet was cut off: all that it knows of the others, and of itself."""
+
+    def _shares(self, name: str, size_bytes: int) -> list[Item]:
+        """A model in one piece, or in parts if it is a big one."""
+        count = -(-size_bytes // SPLIT_BYTES)
+        return [Item(f"{name}#{part}", size_bytes // count, self.copies) for part in range(count)]
 
     def run(self, steps: int) -> Outcome:
         for _ in range(steps):
@@ -93,9 +112,9 @@ class Fleet:
 
     def _fail_and_return(self) -> None:
         for node in self.known.values():
-            if not node.up and node.back_at_s is not None and self.now_s >= node.back_at_s:
-                node.up, node.since_s, node.back_at_s = True, self.now_s, None
-                self.outcome.returns += 1
+            if (not node.up or node.cut) and node.back_at_s is not None and self.now_s >= node.back_at_s:
+                self._return(node)
+        self._cut_and_fill()
         if self.dice.random() < 0.02:
             zone = self.dice.choice(list(self.known.values())).place.zone
             self._kill(
@@ -104,22 +123,53 @@ class Fleet:
         if self.dice.random() < min(1.0, self.nodes / 2000):
             self._kill([self.dice.choice(list(self.known.values()))], brief=False)
 
+    def _return(self, node: _Node) -> None:
+        if node.loses_disk:
+            for holders in self.held.values():
+                holders.discard(node.place.id)
+        node.up, node.cut, node.loses_disk = True, False, False
+        node.since_s, node.back_at_s = self.now_s, None
+        self.outcome.returns += 1
+
+    def _cut_and_fill(self) -> None:
+        nodes = [node for node in self.known.values() if node.up and not node.cut]
+        if self.dice.random() < 0.01 and not any(node.cut for node in self.known.values()):
+            self.outcome.cuts += 1
+            self.told_before = {key: set(holders) for key, holders in self.reports.items()}
+            healed_s = self.now_s + self.dice.choice((120.0, 1200.0))
+            for node in nodes:
+                if self.dice.random() < 0.1:
+                    node.cut, node.since_s, node.back_at_s = True, self.now_s, healed_s
+        if self.dice.random() < min(1.0, self.nodes / 5000):
+            self.dice.choice(nodes).full_until_s = self.now_s + self.dice.uniform(300, 7200)
+            self.outcome.disks_full += 1
+        if self.dice.random() < min(0.2, self.nodes / 20_000):
+            self.dice.choice(nodes).leaving = True
+            self.outcome.leavers += 1
+
     def _kill(self, nodes: Iterable[_Node], *, brief: bool) -> None:
         for node in nodes:
             if node.up:
                 node.up, node.since_s = False, self.now_s
                 away_s = self.dice.uniform(60, 1800) if brief else self.dice.choice((600.0, 86400.0, WEEK_S))
                 node.back_at_s = self.now_s + away_s
+                node.loses_disk = not brief and self.dice.random() < 0.1
+                self.outcome.disks_lost += node.loses_disk
                 self.outcome.deaths += 1
                 self.pulling = {move: left for move, left in self.pulling.items() if move[1] != node.place.id}
 
     def _up(self, node: str) -> bool:
-        return self.known[node].up
+        """Whether the primary's side reaches it."""
+        return self.known[node].up and not self.known[node].cut
+
+    def _takes(self, node: _Node) -> bool:
+        return node.up and not node.cut and self.now_s >= node.full_until_s
 
     # --- what the fleet does ----------------------------------------------------------------------------------------
 
     def _places(self) -> list[Place]:
-        return [n.place for n in self.known.values() if n.up or self.now_s - n.since_s < GRACE_S]
+        present = (n for n in self.known.values() if self._up(n.place.id) or self.now_s - n.since_s < GRACE_S)
+        return [replace(n.place, accepting=self._takes(n)) for n in present if not n.leaving]
 
     def _living(self, key: str) -> set[str]:
         return {node for node in self.held[key] if self._up(node)}
@@ -128,17 +178,22 @@ class Fleet:
         """Whoever looks for a model asks the nodes that last reported it; one of them must have it and live."""
         short = 0
         for key, holders in self.held.items():
-            living = any(self.known[node].up for node in holders)
-            found = any(self.known[node].up and node in holders for node in self.reports[key])
-            self.outcome.unavailable += living and not found
-            self.outcome.without_living_copy += not living
+            living = any(self._up(node) for node in holders)
+            found = any(self._up(node) and node in holders for node in self.reports[key])
+            apart = any(self._apart(node) for node in holders)  # the other side of a cut knows what was told before it
+            found_apart = any(self._apart(node) and node in holders for node in self.told_before.get(key, ()))
+            self.outcome.unavailable += (living and not found) + (apart and not found_apart)
+            self.outcome.without_living_copy += not living and not apart
             short += len(self._living(key)) < self.copies
         self.outcome.under_replicated_most = max(self.outcome.under_replicated_most, short)
 
+    def _apart(self, node: str) -> bool:
+        return self.known[node].up and self.known[node].cut
+
     def _place(self) -> None:
         places = self._places()
-        members = frozenset(place.id for place in places)
-        living = {key: {n for n in holders if n in members and self._up(n)} for key, holders in self.reports.items()}
+        members = frozenset((place.id, place.accepting) for place in places)
+        living = {key: {n for n in holders if self._up(n)} for key, holders in self.reports.items()}
         if members != self.members:
             self.members = members
             self.target = placement.arranged(self.items.values(), places, self.owners, living)
@@ -148,7 +203,7 @@ class Fleet:
 
     def _pull(self) -> None:
         """Each living owner receives what it lacks, at the rate of its link, from any living holder."""
-        budget = {node: RATE_BYTES_PER_S * STEP_S for node, state in self.known.items() if state.up}
+        budget = {node: RATE_BYTES_PER_S * STEP_S for node, state in self.known.items() if self._takes(state)}
         for move in moves.missing_copies(self.items.values(), self.owners, self.held):
             if budget.get(move.target, 0) <= 0 or not self._living(move.key):
                 continue
@@ -180,6 +235,10 @@ class Fleet:
 
     def _quiet_down(self) -> None:
         """Without further faults, everything is replicated again."""
+        for node in self.known.values():
+            if node.cut:
+                self._return(node)
+            node.full_until_s = 0.0
         for _ in range(200):
             self.now_s += STEP_S
             self._place()

@@ -108,4 +108,4 @@ def test_more_copies_than_nodes_and_no_nodes_at_all() -> None:
     ],
 )
 def test_what_a_person_is_told(holders: set[str], trouble: str | None) -> None:
-    assert placing.line(SPLIT, [holders], 3).get("trouble") == trouble  # type: ignore[arg-type]
+    assert placing.line(SPLIT, [holders], (9,), 3).get("trouble") == trouble  # type: ignore[arg-type]

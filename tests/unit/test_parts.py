@@ -175,7 +175,7 @@ def test_the_plan_and_the_trouble_name_the_part() -> None:
         ("m#3", "d", 0),
         ("m#2", "c", 1),
     ]
-    shown = placing.line(IN_PARTS, model.holders, Version(4))
+    shown = placing.line(IN_PARTS, model.holders, (5, 6, 7), Version(4))
     assert shown["living"] == 0 and [part["living"] for part in shown["parts"]] == [2, 1, 0]
     assert shown["trouble"] == (
         "part 2 of 3: under-replicated: 1 of 2 owners hold it; missing: c; "

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, run
+from modelsync.cli import placement_table
 from modelsync.cli.output import print_json, print_table, printable
 from modelsync.cli.rollout import sentence
 
@@ -44,24 +45,8 @@ def _show(document: dict[str, Any]) -> None:
         map(_row(document), document["models"]),
     )
     _show_rollouts(document)
-    _show_placement(document)
+    placement_table.show(document)
     _show_troubles(document)
-
-
-def _show_placement(document: dict[str, Any]) -> None:
-    """How models are kept where not every host holds them, and what is still to be copied."""
-    lines = document.get("placement", {})
-    if not lines:
-        return
-    click.echo()
-    rows = [
-        (name, line["mode"], line.get("copies"), ", ".join(line.get("owners", ())), line.get("living"))
-        for name, line in sorted(lines.items())
-    ]
-    print_table(("MODEL", "KEPT", "COPIES", "OWNERS", "HELD BY"), rows)
-    for move in document.get("placement_plan", ()):
-        size = f"{move['size_bytes'] / (1 << 20):.1f} MiB"
-        click.echo(printable(f"to copy: {move['model']} to {move['to']}, {size}, held by {move['living']}"))
 
 
 def _row(document: dict[str, Any]) -> Any:
@@ -73,8 +58,10 @@ def _row(document: dict[str, Any]) -> Any:
 
 
 def _cell(line: dict[str, Any] | None) -> str:
-    if line is None:
+    if line is None or (line["active"] is None and line["state"] == "elsewhere"):
         return "-"
+    if line["active"] is None and line["state"] == "part":
+        return "part"
     active = line["active"] if line["active"] is not None else "none"
     if line["state"] == "active" and line["active"] == line["wanted"]:
         return str(active)

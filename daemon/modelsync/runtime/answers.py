@@ -72,10 +72,13 @@ class NodeAnswers:
         kept = {str(record.name): record for record in records if record.placement.mode != "replicated"}
         if not kept:
             return {}
-        lines = {}
+        lines, seen = {}, {model.name: model for model in self._node.placer.kept()}
         for name, record in sorted(kept.items()):
-            holders = keeper.holders(record, record.wanted) if record.wanted else ()
-            lines[name] = placing.line(record.placement, holders or [()] * len(record.placement.shares), record.wanted)
+            shares = record.placement.shares
+            holders = keeper.holders(record, record.wanted) if record.wanted else [()] * len(shares)
+            lines[name] = placing.line(
+                record.placement, holders, seen[name].sizes if name in seen else (), record.wanted
+            )
         return {"placement": lines, "placement_plan": self._node.placer.plan()}
 
     async def _fresh_reports(self) -> None:

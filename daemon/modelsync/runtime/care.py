@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from modelsync.core.find import Condition
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import Manifest
 from modelsync.core.status import iso_time
+from modelsync.core.storage import parts
 from modelsync.ports import BytesCheck
 from modelsync.runtime.node import Node
 from modelsync.runtime.staging import Work
@@ -102,17 +104,32 @@ class Care:
             return {"versions": checked, "damaged": damaged}
 
     def _held(self, record: ModelRecord, entry: VersionRecord) -> Manifest | None:
-        """The manifest of a version whose tree stands here; one that is itself damaged counts as not held."""
-        store = self._node.store
-        return store.manifest(entry.digest) if store.tree_path(record.name, entry.digest).is_dir() else None
+        """The manifest of a version whose tree stands here; one that is itself damaged counts as not held.
+
+        Of one that lies here in parts, without the files that do not.
+        """
+        store, mine = self._node.store, record.placement.owned(self._node.identity.node)
+        if store.tree_path(record.name, entry.digest).is_dir():
+            return store.manifest(entry.digest)
+        manifest = store.manifest(entry.digest) if record.placement.parts and mine else None
+        if manifest is None:
+            return None
+        groups = parts.split(manifest.files, len(record.placement.parts))
+        owned = frozenset().union(*(groups[part] for part in mine))
+        here = tuple(file for file in manifest.files if file.digest in owned and store.find(file.digest) is not None)
+        return replace(manifest, files=here) if here else None
 
     async def _repair(self, record: ModelRecord, number: Version, bad: list[str]) -> bool:
         """Pull what was set aside, and put a tree of good bytes in the place of the damaged one."""
         log.error("version.damaged", model=record.name, version=number, paths=bad[:20], next="pulled anew from peers")
         node = self._node
         try:
-            async with node.stager.held(record, number, Work()) as (manifest, digest):
-                await asyncio.to_thread(self._rebuild, record.name, manifest, digest)
+            if node.store.tree_path(record.name, record.versions[number].digest).is_dir():
+                async with node.stager.held(record, number, Work()) as (manifest, digest):
+                    await asyncio.to_thread(self._rebuild, record.name, manifest, digest)
+            else:
+                mine = record.placement.owned(node.identity.node)
+                await node.stager.stage_parts(record, number, mine, Work())
         except ModelsyncError as error:
             log.error("version.unrepaired", model=record.name, version=number, error=str(error), next="the next scrub")
             return False

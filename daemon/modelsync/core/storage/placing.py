@@ -120,20 +120,25 @@ def plan(models: Sequence[Kept]) -> list[Move]:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def line(at: Placement, holders: Sequence[Collection[str]], wanted: Version | None) -> dict[str, Any]:
+def line(
+    at: Placement, holders: Sequence[Collection[str]], sizes: Sequence[int], wanted: Version | None
+) -> dict[str, Any]:
     """A model's placement in ``status --json``: who owns it, how many hold it, and what is missing.
 
     Args:
         holders: of each share, the living nodes that hold the wanted version of it.
+        sizes: bytes of each piece it shall lie in.
     """
-    shown: dict[str, Any] = {"mode": at.mode}
+    shown: dict[str, Any] = {"mode": at.mode, "size_bytes": sum(sizes)}
     if at.mode != "partitioned":
         return shown
     living = min((len(set(nodes)) for nodes in holders), default=0)
     shown |= {"copies": at.copies, "owners": list(at.everyone), "living": living}
     if at.parts:
+        known = sizes if len(sizes) == len(at.parts) else (0,) * len(at.parts)
         shown["parts"] = [
-            {"owners": list(owners), "living": len(set(nodes))} for owners, nodes in zip(at.parts, holders, strict=True)
+            {"owners": list(owners), "living": len(set(nodes)), "size_bytes": size_bytes}
+            for owners, nodes, size_bytes in zip(at.parts, holders, known, strict=True)
         ]
     troubles = [] if wanted is None else _troubles(at, holders, wanted)
     return shown | ({"trouble": "; ".join(troubles)} if troubles else {})
