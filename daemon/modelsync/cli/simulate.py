@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from modelsync.cli.output import print_json, print_table
+from modelsync.cli.output import size as printed_size
 from modelsync.core.storage import moves, placement
+from modelsync.core.storage.parts import MAX_PARTS
 from modelsync.core.storage.placement import Item, Place
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -47,6 +49,7 @@ def simulate_command() -> None:
 @click.option("--copies", default=2, show_default=True, type=click.IntRange(1, 16), help="Copies of each model.")
 @click.option("--size", default="1GiB", show_default=True, help="Size of a model.")
 @click.option("--spread", default=0.0, show_default=True, type=click.FloatRange(0, 3), help="Sizes differ: log-normal.")
+@click.option("--split", default="0", show_default=True, help="As storage.split_bytes: larger models lie in parts.")
 @click.option("--weights", default="1", show_default=True, help="Shares of the nodes (disk sizes); the last repeats.")
 @click.option("--zones", default=1, show_default=True, type=click.IntRange(1, 100), help="Zones, nodes in turn.")
 @click.option("--add", default=1, show_default=True, type=click.IntRange(0, 100), help="Nodes that join then.")
@@ -55,7 +58,11 @@ def simulate_command() -> None:
 @click.option("--seed", default=1, show_default=True, help="Of the sizes.")
 @click.option("--json", "as_json", is_flag=True)
 def placement_command(as_json: bool, **options: Any) -> None:
-    """Show how evenly models lie on nodes, and what moves as nodes join and leave."""
+    """Show how evenly models lie on nodes, and what moves as nodes join and leave.
+
+    BUSIEST and IDLEST are bytes over a node's fair share by weight, MOST the bytes on one node, OF ALL what moved of
+    all bytes, AT LEAST what has to move whatever the method, AT THE RATE how long whoever receives most takes.
+    """
     lines = placement_lines(**options)
     if as_json:
         print_json(lines)
@@ -66,6 +73,7 @@ def placement_command(as_json: bool, **options: Any) -> None:
             line["nodes"],
             f"{line['busiest']:.3f}",
             f"{line['idlest']:.3f}",
+            printed_size(line["most_bytes"]),
             f"{line['moved_bytes'] / (1 << 30):.1f} GiB",
             f"{line['moved_share']:.4f}",
             f"{line['least_share']:.4f}",
@@ -73,16 +81,17 @@ def placement_command(as_json: bool, **options: Any) -> None:
         )
         for line in lines
     ]
-    heads = ("STEP", "NODES", "BUSIEST/FAIR", "IDLEST/FAIR", "MOVED", "OF ALL", "AT LEAST", "AT THE RATE")
+    heads = ("STEP", "NODES", "BUSIEST/FAIR", "IDLEST/FAIR", "MOST", "MOVED", "OF ALL", "AT LEAST", "AT THE RATE")
     print_table(heads, rows)
 
 
 def placement_lines(
     *, nodes: int, models: int, copies: int, size: str, spread: float, weights: str, zones: int, add: int, remove: int,
-    rate: str, seed: int,
+    rate: str, seed: int, split: str = "0",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One line for the beginning, one for each node that joins, one for each that leaves."""
-    items = _items(models, copies, size_bytes(size), spread, seed)
+    items = [each for item in _items(models, copies, size_bytes(size), spread, seed)
+             for each in _pieces(item, size_bytes(split))]  # fmt: skip
     shares = _weights(weights, nodes + add)
     places = [Place(f"node-{n + 1}", shares[n], f"zone-{n % zones + 1}") for n in range(nodes + add)]
     rate_bytes_per_s = max(1, size_bytes(rate))
@@ -106,6 +115,12 @@ def _items(models: int, copies: int, mean_bytes: int, spread: float, seed: int) 
     return [Item(f"model-{n + 1}", int(mean_bytes * factor), copies) for n, factor in enumerate(factors)]
 
 
+def _pieces(item: Item, split_bytes: int) -> list[Item]:
+    """A model as it is placed: in one piece, or in parts of even size, as if its files were small."""
+    count = min(-(-item.size_bytes // split_bytes), MAX_PARTS) if split_bytes else 1
+    return [Item(f"{item.key}#{part}", item.size_bytes // count, item.copies) for part in range(max(count, 1))]
+
+
 def _line(
     step: str,
     items: Sequence[Item],
@@ -126,6 +141,7 @@ def _line(
         "nodes": len(here),
         "busiest": even.busiest,
         "idlest": even.idlest,
+        "most_bytes": even.most_bytes,
         "moved_bytes": moved,
         "moved_share": moved / even.total_bytes if even.total_bytes else 0.0,
         "least_share": _least_share(here, was),

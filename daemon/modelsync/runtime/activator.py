@@ -65,6 +65,8 @@ class _Model(Work):
     """Held around a switch: a rollout's signal must not meet an ordinary activation half way."""
     here: Inventory = field(default_factory=Inventory)
     no_room: bool = False
+    free: bool = False
+    """All that lies here without having to may go."""
 
 
 class Activator:
@@ -201,7 +203,7 @@ class Activator:
         model.state, model.error = "failed", text
         pause = min(RETRY_LONGEST_S, RETRY_FIRST_S * 2 ** min(model.failures - 1, 10))
         asyncio.get_running_loop().call_later(pause * random.uniform(0.5, 1.0), model.wake.set)
-        await self._on_change(name, "failed", None)
+        await self._on_change(name, "full" if model.no_room else "failed", None)
 
     async def _rejected(self, name: ModelName, model: _Model, error: VersionRejected) -> None:
         """Stay with what runs; nothing is tried again until somebody asks."""
@@ -288,6 +290,7 @@ class Activator:
         """
         model.here = await asyncio.to_thread(inventory.take, record, self._store)
         free = await self.keeper.let_go(record, model.here)
+        freed, model.free = free and not model.free, free
         model.state = "part" if record.placement.owned(self._node) else "elsewhere"
         if record.name in self.records and not free:
             asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
@@ -298,7 +301,7 @@ class Activator:
             log.info("model.let_go", model=record.name, where=self.keeper.where(record.name))
         elif model.here.touched and not free:
             asyncio.get_running_loop().call_later(LET_GO_S, model.wake.set)
-        await self._on_change(record.name, model.state, None)
+        await self._on_change(record.name, "freed" if freed and model.here.touched else model.state, None)
         return True
 
     async def _hold_parts(self, record: ModelRecord, model: _Model) -> None:

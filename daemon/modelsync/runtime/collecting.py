@@ -88,7 +88,8 @@ class Collecting:
                 firm[name] |= {active.digest, active.previous_digest or active.digest}
             loose |= dict.fromkeys(kept.loose - firm[name], name)
             shares |= {digest: self._files(digest, mine, record) for digest, mine in kept.parts.items()}
-        for digest in self._activator.keeper.in_cache(loose, shares):
+        cached = () if self._activator.disk_full else self._activator.keeper.in_cache(loose, shares)
+        for digest in cached:
             firm[loose[digest]].add(digest)
         return {name: frozenset(digests) for name, digests in firm.items()}, shares
 

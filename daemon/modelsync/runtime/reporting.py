@@ -54,7 +54,7 @@ class Reporting:
         self.settings = settings
         self.crew = Crew()
         self.switched = switched
-        """Told of each activation and rejection here."""
+        """Told when something may be left to collect: a switch, a rejection, what is let go, a full disk."""
         self._identity = identity
         self._book = book
         self._catalog = catalog_
@@ -83,9 +83,10 @@ class Reporting:
         rollout = self._book.record(name).rollout
         if rollout is not None and rollout.open:
             self._got_further.add(name)
+        if what in ("activated", "rejected", "freed", "full"):
+            self.switched()
         if what not in ("activated", "rejected"):
             return
-        self.switched()
         text = announcement(
             f"version.{what}",
             self._identity.fleet,

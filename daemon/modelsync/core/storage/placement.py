@@ -216,6 +216,8 @@ class Balance:
     busiest: float
     idlest: float
     total_bytes: int
+    most_bytes: int
+    """On one node."""
 
 
 def balance(items: Iterable[Item], places: Collection[Place], owners: Owners) -> Balance:
@@ -226,4 +228,4 @@ def balance(items: Iterable[Item], places: Collection[Place], owners: Owners) ->
             load[owner] += item.size_bytes
     total, weights = sum(load.values()), sum(place.weight for place in places)
     shares = [load[place.id] / (total * place.weight / weights) if total else 1.0 for place in places]
-    return Balance(max(shares, default=1.0), min(shares, default=1.0), total)
+    return Balance(max(shares, default=1.0), min(shares, default=1.0), total, max(load.values(), default=0))
