@@ -20,6 +20,7 @@ from modelsync.core import fleet as fleets
 from modelsync.core import status
 from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
 from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
+from modelsync.core.storage import shown
 
 if TYPE_CHECKING:
     from modelsync.edges.http.control import ControlClient
@@ -96,15 +97,16 @@ class Access:
         async with self._catalog() as catalog, self._lease() as lease:
             view = await lease.read()
             read = await catalog.read(await catalog.model_names())
+            nodes = await catalog.nodes()
             document = status.document(
                 fleet=self._fleet,
                 epoch=view.epoch,
                 primary=view.holder if view.state == "held" else "",
                 redis="ok",
-                nodes=await catalog.nodes(),
+                nodes=nodes,
                 models=read.records,
             )
-            return {**document, **fleets.shown(read.fleet)}
+            return {**document, **fleets.shown(read.fleet), **shown.document(read.records, nodes, {})}
 
     def _connect(self) -> Any:
         from modelsync.redis_client import redis_client  # noqa: PLC0415  imports redis-py

@@ -6,7 +6,7 @@ import pytest
 
 from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import NodeId
-from modelsync.core.storage import modes, placing
+from modelsync.core.storage import modes, placing, shown
 from modelsync.core.storage.modes import Demand, Placement
 from modelsync.core.storage.placement import Place
 from modelsync.core.storage.placing import Kept
@@ -108,4 +108,4 @@ def test_more_copies_than_nodes_and_no_nodes_at_all() -> None:
     ],
 )
 def test_what_a_person_is_told(holders: set[str], trouble: str | None) -> None:
-    assert placing.line(SPLIT, [holders], (9,), 3).get("trouble") == trouble  # type: ignore[arg-type]
+    assert shown.line(SPLIT, [holders], (9,), 3).get("trouble") == trouble  # type: ignore[arg-type]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.test_catalog import record
 
 from modelsync.core import status
 from modelsync.core.errors import MalformedMessage
-from modelsync.core.ids import Digest, EntryId, NodeId, Version
+from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry
-from modelsync.core.storage import modes, parts, placing
+from modelsync.core.status import NodeReport
+from modelsync.core.storage import modes, parts, placing, shown
 from modelsync.core.storage.modes import Placement
 from modelsync.core.storage.placement import Place
 from modelsync.core.storage.placing import Kept
@@ -169,15 +173,22 @@ def test_one_part_s_lost_owner_is_replaced_and_the_others_stay() -> None:
 
 
 def test_the_plan_and_the_trouble_name_the_part() -> None:
-    model = kept(IN_PARTS, [{"a", "b"}, {"b"}, set()])
-    assert [(move.key, move.target, move.living) for move in placing.plan([model])] == [
-        ("m#3", "c", 0),
-        ("m#3", "d", 0),
-        ("m#2", "c", 1),
+    told = {"a": {4: [0]}, "b": {4: [0, 1]}, "c": {3: [2]}, "d": {}}
+    nodes = [
+        NodeReport(name, "replica", "", "ok", 0.1, models={"fraud": line([], held)}) for name, held in told.items()
     ]
-    shown = placing.line(IN_PARTS, model.holders, (5, 6, 7), Version(4))
-    assert shown["living"] == 0 and [part["living"] for part in shown["parts"]] == [2, 1, 0]
-    assert shown["trouble"] == (
+    nodes.append(NodeReport("e", "replica", "", "ok", 99.0, models={"fraud": line([4])}))
+    made = replace(record(4), placement=IN_PARTS)
+    said = shown.document([made, replace(record(1), name=ModelName("everywhere"))], nodes, {"fraud": (5, 6, 7)})
+    assert [(move["model"], move["to"], move["size_bytes"], move["living"]) for move in said["placement_plan"]] == [
+        ("fraud part 3", "c", 7, 0),
+        ("fraud part 3", "d", 7, 0),
+        ("fraud part 2", "c", 6, 1),
+    ]
+    (fraud,) = said["placement"].values()
+    assert fraud["living"] == 0 and [part["living"] for part in fraud["parts"]] == [2, 1, 0]
+    assert fraud["trouble"] == (
         "part 2 of 3: under-replicated: 1 of 2 owners hold it; missing: c; "
         "part 3 of 3: no living node holds version 4: it is served again when one returns"
     )
+    assert shown.document([record(1)], nodes, {}) == {}

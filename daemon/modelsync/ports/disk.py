@@ -29,6 +29,8 @@ class Peer:
     primary: bool = False
     holds: bool = True
     """It has reported that it holds all of the version. Others may be pulling it."""
+    owner: bool = False
+    """Its fleet wants it to hold it. One that has not said that it does is asked after all who have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from modelsync.core.catalog import ModelRecord, to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
-from modelsync.core.storage import placing
+from modelsync.core.storage import shown
 from modelsync.ports import Growing, HeldPart, Promise, Published, Upload
 from modelsync.runtime.node import Node
 from modelsync.runtime.publisher import Draft
@@ -67,19 +67,8 @@ class NodeAnswers:
         return {**document, **fleets.shown(node.book.fleet), **self._placements()}
 
     def _placements(self) -> dict[str, Any]:
-        """How models are kept, where it is not the default: owners, what is missing, and why."""
-        keeper, records = self._node.activator.keeper, self._node.book.records.values()
-        kept = {str(record.name): record for record in records if record.placement.mode != "replicated"}
-        if not kept:
-            return {}
-        lines, seen = {}, {model.name: model for model in self._node.placer.kept()}
-        for name, record in sorted(kept.items()):
-            shares = record.placement.shares
-            holders = keeper.holders(record, record.wanted) if record.wanted else [()] * len(shares)
-            lines[name] = placing.line(
-                record.placement, holders, seen[name].sizes if name in seen else (), record.wanted
-            )
-        return {"placement": lines, "placement_plan": self._node.placer.plan()}
+        sizes = {model.name: model.sizes for model in self._node.placer.kept()}
+        return shown.document(self._node.book.records.values(), self._node.book.nodes, sizes)
 
     async def _fresh_reports(self) -> None:
         """What nodes said a moment ago, or, with Redis away, what they said last."""

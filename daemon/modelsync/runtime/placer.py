@@ -32,8 +32,6 @@ log = structlog.get_logger()
 
 LOOK_S = 1.0
 """How often the primary looks; a new owner reports within 2 s of holding what it was given."""
-MAX_SHOWN = 100
-"""Moves in a status document; there may be thousands."""
 
 
 class Placer:
@@ -147,13 +145,6 @@ class Placer:
                 manifest, digest = await self._stager.document_of(record, Version(number or 0))
                 known[digest] = manifest.files
         self._files = known
-
-    def plan(self) -> list[dict[str, object]]:
-        """Copies that are still to be made, the least replicated first: where owners do not hold what they own."""
-        return [
-            {"model": move.key, "to": move.target, "size_bytes": move.size_bytes, "living": move.living}
-            for move in placing.plan([model for model in self.kept() if model.now.mode == "partitioned"])[:MAX_SHOWN]
-        ]
 
     async def _place(self) -> None:
         await self.know_files()

@@ -33,6 +33,12 @@ class Sourcing:
         return [*peers, depot.peer] if depot is not None else peers
 
     def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version, part: int | None) -> Peer:
-        count = len(self._book.record(name).placement.shares)
+        shares = self._book.record(name).placement.shares
+        owner, count = any(node.id in shares[each] for each in _asked(part, len(shares))), len(shares)
         holds = primary or parts.holds(node.models.get(name, {}), number, part, count)
-        return Peer(node.id, node.url, distance(self._identity.labels, node.labels), primary, holds)
+        return Peer(node.id, node.url, distance(self._identity.labels, node.labels), primary, holds, owner)
+
+
+def _asked(part: int | None, count: int) -> range:
+    """The shares that are asked for: one, or any; none that a record of fewer does not know."""
+    return range(count) if part is None else range(part, min(part + 1, count))

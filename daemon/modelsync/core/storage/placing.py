@@ -1,4 +1,4 @@
-"""What the primary writes into which model's record, and what people are told of it. DESIGN section 8.
+"""What the primary writes into which model's record. DESIGN section 8.
 
 This file brings the configuration's wish (mode, copies, parts) and what lies where together; where things go is decided
 by ``placement``, in which order by ``moves``. It must not know who is alive or how a record is written.
@@ -6,14 +6,12 @@ by ``placement``, in which order by ``moves``. It must not know who is alive or 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from modelsync.core.ids import NodeId, Version
+from modelsync.core.ids import NodeId
 from modelsync.core.storage import moves, placement
 from modelsync.core.storage.modes import Mode, Placement
-from modelsync.core.storage.moves import Move
 from modelsync.core.storage.placement import Item, Place
 
 
@@ -106,51 +104,3 @@ def _placement(model: Kept, shares: Sequence[tuple[str, ...]]) -> Placement:
     if len(named) == 1:
         return Placement("partitioned", model.copies, named[0])
     return Placement("partitioned", model.copies, (), named)
-
-
-def plan(models: Sequence[Kept]) -> list[Move]:
-    """Copies that are still to be made, the least replicated first: where owners do not hold what they own."""
-    placed = [model for model in models if model.in_shape]
-    items = [item for model in placed for item in model.items()]
-    owners = {key: nodes for model in placed for key, nodes in model.recorded().items()}
-    held = {key: nodes for model in placed for key, nodes in model.held().items()}
-    return moves.missing_copies(items, owners, held)
-
-
-# --- for people ------------------------------------------------------------------------------------------------------
-
-
-def line(
-    at: Placement, holders: Sequence[Collection[str]], sizes: Sequence[int], wanted: Version | None
-) -> dict[str, Any]:
-    """A model's placement in ``status --json``: who owns it, how many hold it, and what is missing.
-
-    Args:
-        holders: of each share, the living nodes that hold the wanted version of it.
-        sizes: bytes of each piece it shall lie in.
-    """
-    shown: dict[str, Any] = {"mode": at.mode, "size_bytes": sum(sizes)}
-    if at.mode != "partitioned":
-        return shown
-    living = min((len(set(nodes)) for nodes in holders), default=0)
-    shown |= {"copies": at.copies, "owners": list(at.everyone), "living": living}
-    if at.parts:
-        known = sizes if len(sizes) == len(at.parts) else (0,) * len(at.parts)
-        shown["parts"] = [
-            {"owners": list(owners), "living": len(set(nodes)), "size_bytes": size_bytes}
-            for owners, nodes, size_bytes in zip(at.parts, holders, known, strict=True)
-        ]
-    troubles = [] if wanted is None else _troubles(at, holders, wanted)
-    return shown | ({"trouble": "; ".join(troubles)} if troubles else {})
-
-
-def _troubles(at: Placement, holders: Sequence[Collection[str]], wanted: Version) -> list[str]:
-    found = []
-    for index, (owners, nodes) in enumerate(zip(at.shares, holders, strict=True)):
-        which = f"part {index + 1} of {len(at.parts)}: " if at.parts else ""
-        if not nodes:
-            found.append(f"{which}no living node holds version {wanted}: it is served again when one returns")
-        elif len(living := [owner for owner in owners if owner in nodes]) < at.copies:
-            missing = ", ".join(owner for owner in owners if owner not in nodes) or "no node to give it to"
-            found.append(f"{which}under-replicated: {len(living)} of {at.copies} owners hold it; missing: {missing}")
-    return found

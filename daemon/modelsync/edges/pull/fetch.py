@@ -126,7 +126,7 @@ class Fetcher:
         """Ask one peer after another; those that gave wrong bytes in this pull, or were silent lately, come last."""
         fault: ModelsyncError = PeerUnavailable(peer="any", reason="no peer that could have it is known")
         now_s = time.monotonic()
-        for peer in self._best_first([peer for peer in peers if peer.holds], progress, now_s):
+        for peer in self._best_first([peer for peer in peers if peer.holds or peer.owner], progress, now_s):
             require_going_on(progress)
             try:
                 return ask(peer)
@@ -144,7 +144,7 @@ class Fetcher:
         lies = Counter(error.source for error in progress.blamed if isinstance(error, DigestMismatch))
         suspects = set(self.suspects.names(now_s))
         silent = {name for name, until_s in list(self._silent_until_s.items()) if until_s > now_s}
-        return sorted(peers, key=lambda peer: (lies[peer.id], peer.id in suspects, peer.id in silent))
+        return sorted(peers, key=lambda peer: (not peer.holds, lies[peer.id], peer.id in suspects, peer.id in silent))
 
     # --- files ------------------------------------------------------------------------------------------------------
 
