@@ -101,8 +101,8 @@ class Fleet:
             self._fail_and_return()
             self._check()
             self._place()
+            self._let_go()  # before anything could be pulled: whoever lets go too early is seen
             self._pull()
-            self._let_go()
             self._report()
             self.outcome.steps += 1
         self._quiet_down()
@@ -143,9 +143,10 @@ class Fleet:
         if self.dice.random() < min(1.0, self.nodes / 5000):
             self.dice.choice(nodes).full_until_s = self.now_s + self.dice.uniform(300, 7200)
             self.outcome.disks_full += 1
-        if self.dice.random() < min(0.2, self.nodes / 20_000):
-            self.dice.choice(nodes).leaving = True
-            self.outcome.leavers += 1
+        if self.dice.random() < max(0.02, min(0.2, self.nodes / 20_000)):
+            node = self.dice.choice(nodes)  # one that was to leave may be wanted again
+            node.leaving = not node.leaving and sum(n.leaving for n in nodes) < len(nodes) / 4
+            self.outcome.leavers += node.leaving
 
     def _kill(self, nodes: Iterable[_Node], *, brief: bool) -> None:
         for node in nodes:

@@ -119,6 +119,12 @@ def test_what_lost_copies_goes_first_and_evening_out_waits_its_turn() -> None:
     assert second == {"even-1": ("c", "b")}
 
 
+def test_what_nobody_holds_stays_with_its_owners() -> None:
+    item = [Item("lost", 10, 2)]
+    assert moves.next_owners(item, {"lost": ("a", "b")}, {"lost": ("c", "d")}, {"lost": set()}, at_once=4) == {}
+    assert moves.next_owners(item, {}, {"lost": ("c", "d")}, {"lost": set()}, at_once=4) == {"lost": ("c", "d")}
+
+
 def test_dead_owners_are_replaced_though_somebody_else_still_has_a_copy_and_many_died() -> None:
     """A dead owner's lacking copies once counted as under way: with more of them than ``at_once`` nothing went on."""
     items = [Item(f"m{number}", 10, 2) for number in range(20)]

@@ -41,14 +41,15 @@ def next_owners(
     """The changes towards ``target`` to be made now, so that at most ``at_once`` copies are under way.
 
     What has lost copies, or an owner that never got its own, goes first and waits for nothing; evening out goes on as
-    earlier moves end. An owner that is replaced is not waited for: what it lacks is not under way.
+    earlier moves end. An owner that is replaced is not waited for: what it lacks is not under way. What no living node
+    holds stays with its owners: nothing could be copied, and they are who may bring it back.
     """
     staying = {key: [node for node in owners if node in target.get(key, ())] for key, owners in before.items()}
     under_way = len(missing_copies(items, {key: tuple(owners) for key, owners in staying.items()}, held))
     changes: dict[str, tuple[str, ...]] = {}
     for item in sorted(items, key=lambda item: (len(held.get(item.key, ())), item.key)):
         old, new = before.get(item.key, ()), target.get(item.key, ())
-        if set(old) == set(new):
+        if set(old) == set(new) or (old and not held.get(item.key)):
             continue
         to_copy = len([node for node in new if node not in held.get(item.key, ())])
         lacking = [node for node in old if node not in new and node not in held.get(item.key, ())]

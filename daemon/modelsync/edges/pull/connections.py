@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +31,23 @@ from modelsync.ports import Peer, Progress
 
 TIMEOUT_S = 5.0
 """Silence on a connection for this long means another peer is asked; below the 10 s in which a daemon must stop."""
+UNREACHED_S = 2.0
+"""A host that acknowledges nothing for this long, not even a connection's begin (sent again after 1 s), is not reached:
+it is cut off or without power. One that is slow is waited for, since its kernel acknowledges."""
 CHUNK_TIMEOUT_S = 60.0
 """A peer that takes longer for one chunk (below 17 KB/s) is given up, however steadily it drips."""
 _IDLE_CONNECTIONS = 4
 PLAIN_S = 60.0
 """After frames of a peer that were wrong it is asked for bytes as they are for so long."""
+
+
+class _Link(http.client.HTTPConnection):
+    """A connection that tells a host that is gone from one that is slow."""
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNREACHED_S))
 
 
 class Connections:
@@ -73,7 +86,7 @@ class Connections:
                     return connection
                 connection.close()
         parts = urlsplit(url)
-        return http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=TIMEOUT_S)
+        return _Link(parts.hostname or "", parts.port or 80, timeout=UNREACHED_S)
 
     def _give_back(self, url: str, connection: http.client.HTTPConnection) -> None:
         with self._guard:
