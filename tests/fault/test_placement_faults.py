@@ -24,9 +24,7 @@ HOSTS = ("alpha", "beta", "gamma", "delta")
 
 @pytest.fixture
 def split(tmp_path: Path) -> Iterator[NetFleet]:
-    with NetFleet(
-        tmp_path, *HOSTS, sections=QUICK_LEASE + partitioned(2).replace("replace_after_s = 11", "replace_after_s = 1")
-    ) as fleet:
+    with NetFleet(tmp_path, *HOSTS, sections=QUICK_LEASE + partitioned(2)) as fleet:
         yield fleet
 
 

@@ -28,7 +28,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 def partitioned(copies: int, split_bytes: int, more: str = "") -> str:
     return (
-        f'[storage]\nmode = "partitioned"\ncopies = {copies}\nsplit_bytes = {split_bytes}\nreplace_after_s = 11\n{more}'
+        f'[storage]\nmode = "partitioned"\ncopies = {copies}\nsplit_bytes = {split_bytes}\nreplace_after_s = 1\n{more}'
     )
 
 

@@ -25,7 +25,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def storage(more: str) -> str:
-    return f"[storage]\nreplace_after_s = 11\n{more}\n"
+    return f"[storage]\nreplace_after_s = 1\n{more}\n"
 
 
 def partitioned(copies: int, more: str = "") -> str:
@@ -110,6 +110,7 @@ def test_mode_and_copies_change_under_a_reader_and_nothing_is_unavailable(fleet:
 def test_copies_lie_in_different_zones_and_fewer_hosts_than_copies_are_said(fleet: Fleet) -> None:
     one = in_zone(fleet, "one", "left")
     publish(one)
+    until(lambda: len(placements(one)) == len(NAMES), "all to be published")
     until(lambda: "no node to give it to" in json.dumps(placements(one)), "what is missing to be said")
     assert all(read(one, name) == content(name) for name in NAMES)
     zones = {"one": "left", "two": "left", "three": "right"}
