@@ -26,7 +26,7 @@ def show(document: dict[str, Any]) -> None:
         click.echo()
     rows = [row for name, line in sorted(lines.items()) for row in _model(name, line)]
     print_table(("MODEL", "KEPT", "SIZE", "OWNERS", "COPIES"), rows)
-    _show_plan(document.get("placement_plan", ()))
+    _show_plan(document)
 
 
 def _hosts(document: dict[str, Any]) -> Iterator[Row]:
@@ -45,7 +45,7 @@ def _hosts(document: dict[str, Any]) -> Iterator[Row]:
 
 def _note(node: dict[str, Any], owned: int) -> str:
     if not node or node["state"] == "lost":
-        return "not there: others serve its models; replaced after replace_after_s" if owned else "not there"
+        return "not there; others serve its models, and it is replaced after replace_after_s" if owned else "not there"
     if node.get("leaving"):
         return "leaving: is being emptied" if owned else "leaving: owns nothing any more, can be stopped"
     return "disk full: given no more" if node.get("disk_full") else ""
@@ -60,14 +60,21 @@ def _model(name: str, line: dict[str, Any]) -> Iterator[Row]:
     """One row a model; of one in parts, one more for each."""
     kept = line["mode"] if "parts" not in line else f"in {len(line['parts'])} parts"
     owners = "" if "parts" in line else ", ".join(line.get("owners", ()))
-    whole = f"{line['living']} of {line['copies']}" if "living" in line else ""
+    whole = _copies(line, line) if "living" in line else ""
     yield name, kept, size(line.get("size_bytes", 0)), owners, whole
     for number, part in enumerate(line.get("parts", ()), 1):
-        copies = f"{part['living']} of {line['copies']}"
-        yield f"  part {number}", "", size(part.get("size_bytes", 0)), ", ".join(part["owners"]), copies
+        yield f"  part {number}", "", size(part["size_bytes"]), ", ".join(part["owners"]), _copies(part, line)
 
 
-def _show_plan(moves: list[dict[str, Any]]) -> None:
+def _copies(share: dict[str, Any], line: dict[str, Any]) -> str:
+    """Owners that have it, of the copies asked for; and hosts that have not let go of it yet, or not collected it."""
+    besides = share["living"] - share["holding"]
+    return f"{share['holding']} of {line['copies']}" + (f" (+{besides})" if besides else "")
+
+
+def _show_plan(document: dict[str, Any]) -> None:
+    moves: list[dict[str, Any]] = document.get("placement_plan", [])
+    there = {node["id"] for node in document["nodes"] if node["state"] != "lost"}
     if not moves:
         return
     click.echo()
@@ -75,6 +82,7 @@ def _show_plan(moves: list[dict[str, Any]]) -> None:
     click.echo(f"to copy: {len(moves)}{' or more' if len(moves) >= 100 else ''}, {total}; what is rarest goes first")
     for move in moves[:MAX_MOVES]:
         rest = f"{move['living']} living {'copy' if move['living'] == 1 else 'copies'}"
-        click.echo(printable(f"  {move['model']} to {move['to']}, {size(move['size_bytes'])}, {rest}"))
+        waits = "" if move["to"] in there else "; waits for it to return, or to be replaced"
+        click.echo(printable(f"  {move['model']} to {move['to']}, {size(move['size_bytes'])}, {rest}{waits}"))
     if len(moves) > MAX_MOVES:
         click.echo(f"  and {len(moves) - MAX_MOVES} more")

@@ -76,13 +76,19 @@ def line(
     shown: dict[str, Any] = {"mode": at.mode, "size_bytes": sum(sizes)}
     if at.mode != "partitioned":
         return shown
-    living = min((len(set(nodes)) for nodes in holders), default=0)
-    shown |= {"copies": at.copies, "owners": list(at.everyone), "living": living}
+    shares: list[dict[str, Any]] = [
+        {
+            "owners": list(owners),
+            "holding": len(set(owners) & set(nodes)),  # owners that have it
+            "living": len(set(nodes)),  # and with them others that have not let go yet
+            "size_bytes": size_bytes,
+        }
+        for owners, nodes, size_bytes in zip(at.shares, holders, sizes, strict=True)
+    ]
+    rarest = {key: min((share[key] for share in shares), default=0) for key in ("holding", "living")}
+    shown |= {"copies": at.copies, "owners": list(at.everyone), **rarest}
     if at.parts:
-        shown["parts"] = [
-            {"owners": list(owners), "living": len(set(nodes)), "size_bytes": size_bytes}
-            for owners, nodes, size_bytes in zip(at.parts, holders, sizes, strict=True)
-        ]
+        shown["parts"] = shares
     troubles = [] if wanted is None else _troubles(at, holders, wanted)
     return shown | ({"trouble": "; ".join(troubles)} if troubles else {})
 
