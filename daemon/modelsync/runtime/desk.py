@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from modelsync.core import heard
-from modelsync.core.errors import AuthorityLost, ModelsyncError, RemoteFault
+from modelsync.core.errors import AuthorityLost, LocalFault, ModelsyncError, RemoteFault
 from modelsync.core.heard import Heard, Hearing
 from modelsync.core.ids import FleetName
 from modelsync.core.messages import announcement
@@ -152,6 +152,8 @@ class Desk:
             return "command.done", await self._execute(item.text, "redis-cli", ask, refusal)
         except (AuthorityLost, RemoteFault):
             raise
+        except LocalFault as error:  # of this disk, which is written to after Redis
+            return "command.done", {"fault": str(error)}
         except ModelsyncError as error:
             return "command.refused", {"reason": str(error)}
 
