@@ -4,13 +4,12 @@ What is timed, and why it is fair: a new version of random bytes is put into the
 stopped (SIGSTOP), so that ingest does not overlap. The clock starts when the replica is let go on: hearing the
 announcement, reading the catalog, asking for the manifest, the transfer, the digest of every chunk and of the whole
 file, all fsyncs and the switch count. It ends when `current` is switched. `cp FILE COPY && sync COPY` copies the same
-source on the same disk, and verifies nothing. Both find their source in the page cache, and the memory they will fill
-is touched just before the clock starts. Turns: modelsync, cp, modelsync, cp, …
+source on the same disk, and verifies nothing. Both find their source in the page cache, and the memory that they fill
+is warm (``warm``). Turns: modelsync, cp, modelsync, cp, …
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import signal
@@ -24,6 +23,7 @@ from arrivals import Witness
 from report import Bar, Result, arguments, finish, ratio, table
 
 from fleet import Daemon, Fleet, until
+from warm import warm
 
 MODEL = "large"
 BLOCK = 4 << 20
@@ -49,13 +49,6 @@ def write_random(path: Path, size_bytes: int) -> None:
         os.fsync(file.fileno())
 
 
-def touch_memory(size_bytes: int) -> None:
-    """Have the host hand back the memory that is about to be used: untouched, it comes at a tenth of the speed."""
-    with mmap.mmap(-1, size_bytes) as memory:
-        for offset in range(0, size_bytes, mmap.PAGESIZE):
-            memory[offset] = 1
-
-
 def pull(fleet: Fleet, witness: Witness, source: Path) -> float:
     """Publish one file; the seconds from letting the replica go on until its `current` is switched."""
     before = fleet.primary.current(MODEL)
@@ -63,21 +56,22 @@ def pull(fleet: Fleet, witness: Witness, source: Path) -> float:
     try:
         os.rename(source, fleet.primary.models / f"{MODEL}.bin")
         until(lambda: fleet.primary.current(MODEL) != before, "the primary to have the version", TIMEOUT_S)
-        touch_memory((fleet.primary.models / f"{MODEL}.bin").stat().st_size + 256 * MIB)
-        witness.forget()
-        started_ns = time.monotonic_ns()
+        with warm((fleet.primary.models / f"{MODEL}.bin").stat().st_size):
+            witness.forget()
+            started_ns = time.monotonic_ns()
+            os.kill(fleet.replica.pid, signal.SIGCONT)
+            return (witness.heard_ns(0, "current", TIMEOUT_S) - started_ns) / 1e9
     finally:
         os.kill(fleet.replica.pid, signal.SIGCONT)
-    return (witness.heard_ns(0, "current", TIMEOUT_S) - started_ns) / 1e9
 
 
 def copy(source: Path, target: Path) -> float:
     """`cp` and `sync` of the same file, in seconds."""
-    touch_memory(source.stat().st_size + 256 * MIB)
-    started_ns = time.monotonic_ns()
-    subprocess.run(["cp", source, target], check=True)
-    subprocess.run(["sync", target], check=True)
-    took_s = (time.monotonic_ns() - started_ns) / 1e9
+    with warm(source.stat().st_size):
+        started_ns = time.monotonic_ns()
+        subprocess.run(["cp", source, target], check=True)
+        subprocess.run(["sync", target], check=True)
+        took_s = (time.monotonic_ns() - started_ns) / 1e9
     target.unlink()
     return took_s
 
