@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import idle
 import latency
-import pull
+import peers
 from report import Result, arguments, finish
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     trials, size_bytes, runs, seconds = (20, 256 << 20, 2, 10.0) if options.quick else (200, 2 << 30, 5, 60.0)
     benchmarks: dict[str, Callable[[], Result]] = {
         "latency": lambda: latency.measure(trials, options.out),
-        "pull": lambda: pull.measure(size_bytes, runs, options.out),
+        "peers": lambda: peers.measure(["fresh"], size_bytes, runs, options.out, only=[peers.FLOOR, peers.RSYNC]),
         "idle": lambda: idle.measure(seconds, options.out),
     }
     results = []

@@ -10,7 +10,7 @@ import sys
 
 import modes_partitioned
 import modes_shared
-from pull import size
+from payload import size
 from report import Bar, Result, arguments, finish, table
 
 from modelsync.cli.simulate import placement_lines

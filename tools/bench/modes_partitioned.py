@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from pull import write_random
+from payload import write_random
 from report import Bar, Result, percentile
 
 from fleet import Daemon, Fleet, until

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from counted import Relay, counted
-from pull import write_random
+from payload import write_random
 from report import Bar, Result
 
 from fleet import Daemon, Fleet, until

@@ -17,13 +17,6 @@ MIB = 1 << 20
 BLOCK = 4 << 20
 
 
-def random_file(path: Path, size_bytes: int, seed: int) -> None:
-    source = random.Random(seed)
-    with path.open("wb") as file:
-        for at in range(0, size_bytes, BLOCK):
-            file.write(source.randbytes(min(BLOCK, size_bytes - at)))
-
-
 def changed_blocks(old: Path, new: Path) -> None:
     """1 % of the blocks of 1 MiB."""
     source, size = random.Random(2), old.stat().st_size
@@ -111,10 +104,3 @@ def _trained(root: Path, name: str, make: Callable[[int], object]) -> Iterator[P
 def _written(path: Path, write: Callable[[Path], object]) -> Path:
     write(path)
     return path
-
-
-def synthetic(edit: Callable[[Path, Path], None], root: Path, size_bytes: int) -> Iterator[Path]:
-    old, new = root / f"{edit.__name__}-0", root / f"{edit.__name__}-1"
-    random_file(old, size_bytes, 1)
-    edit(old, new)
-    yield from (old, new)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from chart import bars  # noqa: E402  the path is set above
-from pull import MIB, size  # noqa: E402
+from payload import MIB, size  # noqa: E402
 from report import Bar, Result, arguments, finish, table  # noqa: E402
 from tests import namespaces  # noqa: E402
 from tests.integration.daemons import until  # noqa: E402
