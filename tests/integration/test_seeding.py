@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
+import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -238,11 +241,20 @@ def test_a_base_whose_bytes_rotted_is_not_passed_on(hosts: tuple[Host, Host, Lyi
     assert replica.read(second) == new
 
 
-def test_a_kernel_that_cannot_copy(hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch) -> None:
-    def cannot(*_: int) -> int:
-        raise OSError(18, "Invalid cross-device link")
+@pytest.mark.parametrize("answer", ["shared", "not at a border", "not at all"])
+def test_a_file_system_that_shares_blocks_or_does_not(
+    hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    asked: list[bytes] = []
 
-    monkeypatch.setattr(os, "copy_file_range", cannot)
+    def ioctl(descriptor: int, _: int, arguments: bytes) -> None:
+        asked.append(arguments)
+        if answer != "shared":
+            raise OSError(errno.EINVAL if answer == "not at a border" else errno.EOPNOTSUPP, answer)
+        base, base_offset, size, offset = struct.unpack("=qQQQ", arguments)
+        os.pwrite(descriptor, os.pread(base, size, base_offset), offset)
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
     primary, replica, peer = hosts
     first = primary.publish(OLD)
     second = primary.publish(EDITS["cut out in the middle"][0])
@@ -252,6 +264,7 @@ def test_a_kernel_that_cannot_copy(hosts: tuple[Host, Host, LyingPeer], monkeypa
     replica.pull(second, peer)
     assert replica.read(second) == EDITS["cut out in the middle"][0]
     assert peer.body_bytes < 3000
+    assert len(asked) == 1 if answer == "not at all" else len(asked) > 1
 
 
 def test_a_file_that_is_held_under_another_name_is_not_asked_for(hosts: tuple[Host, Host, LyingPeer]) -> None:

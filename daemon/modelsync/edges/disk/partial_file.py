@@ -6,8 +6,10 @@ Every function raises OSError; the caller translates.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,6 +107,17 @@ class RunningHash:
                 self._hasher.update(data)
                 self.position += len(data)
 
+    def catch_up(self, descriptor: int, offset: int) -> None:
+        """Read what lies before an offset and was not fed; the caller knows that it is right. Raises OSError."""
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        with self._guard:
+            while self.position < offset:
+                size = os.preadv(descriptor, [buffer[: offset - self.position]], self.position)
+                if not size:
+                    return
+                self._hasher.update(buffer[:size])
+                self.position += size
+
     def read_rest(self, descriptor: int) -> Digest:
         """Read what was not fed, and the digest of it all. Raises OSError."""
         buffer = memoryview(bytearray(CHUNK_BYTES))
@@ -138,3 +151,57 @@ class HashBeside(threading.Thread):
             raise self._error
         assert self._digest is not None, "the thread ends with a digest or an error"
         return self._digest
+
+
+class HashAfter:
+    """Feed a file's digest in a thread, behind another that verifies and writes; they hand buffers to each other.
+
+    Args:
+        covers: whether every byte from an offset to another is verified: then it may be read for the digest.
+        buffers: of a chunk's size each.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        whole: RunningHash,
+        covers: Callable[[int, int], bool],
+        buffers: Sequence[memoryview],
+    ) -> None:
+        self._descriptor = descriptor
+        self._whole = whole
+        self._covers = covers
+        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[int, memoryview, int] | None] = queue.SimpleQueue()
+        for buffer in buffers:
+            self._free.put(buffer)
+        self._thread = threading.Thread(target=self._run, name="hash-after", daemon=True)
+
+    def __enter__(self) -> HashAfter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._full.put(None)
+        self._thread.join()
+
+    def buffer(self) -> memoryview:
+        """One to fill; waits until one is free."""
+        return self._free.get()
+
+    def give_back(self, buffer: memoryview) -> None:
+        self._free.put(buffer)
+
+    def feed(self, offset: int, buffer: memoryview, size: int) -> None:
+        """Verified bytes at an offset of the file; the buffer is free again when they are hashed."""
+        self._full.put((offset, buffer, size))
+
+    def _run(self) -> None:
+        while (item := self._full.get()) is not None:
+            offset, buffer, size = item
+            position = self._whole.position
+            with contextlib.suppress(OSError):  # whoever finishes the digest reads it again, and meets the fault
+                if position < offset and self._covers(position, offset):
+                    self._whole.catch_up(self._descriptor, offset)
+            self._whole.feed(offset, buffer[:size])
+            self._free.put(buffer)

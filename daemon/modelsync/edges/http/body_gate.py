@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from modelsync.edges.http.sending import Sender
+
 RETRY_AFTER_S = 1
 
 
@@ -26,6 +28,7 @@ class BodyGate:
 
     def __init__(self, places: int, queue: int, wait_s: float) -> None:
         self._places = asyncio.Semaphore(places)
+        self.sender = Sender(places)
         self._queue = queue
         self._wait_s = wait_s
         self._waiting = 0

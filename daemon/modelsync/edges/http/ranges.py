@@ -23,6 +23,7 @@ from aiohttp import web
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.http.body_gate import BodyGate
 from modelsync.edges.http.framing import Framing, Part, reads_of
+from modelsync.edges.http.sending import Sender
 
 READ_BYTES = 1 << 20
 """Of the fallback for an event loop without sendfile; one manifest chunk."""
@@ -99,7 +100,7 @@ async def send(
                 gate.count(span.count_bytes, span.count_bytes)
                 await response.prepare(request)
                 if span.count_bytes:
-                    await _transfer(request, response, file, span)
+                    await _transfer(request, response, file, span, gate.sender)
                 await response.write_eof()
                 if framing is not None:
                     framing.sent_plain(request)
@@ -192,12 +193,16 @@ def _matches(header: str | None, etag: str | None, *, default: bool) -> bool:
     return "*" in tags or (etag is not None and etag in tags)
 
 
-async def _transfer(request: web.Request, response: web.StreamResponse, file: BinaryIO, span: Span) -> None:
+async def _transfer(
+    request: web.Request, response: web.StreamResponse, file: BinaryIO, span: Span, sender: Sender
+) -> None:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the receiver left")
     try:
-        sent = await _sendfile(transport, response, file, span)
+        sent = await sender.send(transport, file, span.offset_bytes, span.count_bytes)
+    except NotImplementedError:  # an event loop of another make
+        sent = await _copy(response, file, span)
     except ConnectionError:
         raise
     except (OSError, RuntimeError) as error:  # a disk fault, or the transport closed under us
@@ -212,14 +217,6 @@ def _hang_up(request: web.Request, error: Exception) -> NoReturn:
     if request.transport is not None:
         request.transport.abort()
     raise ConnectionResetError(str(error)) from error
-
-
-async def _sendfile(transport: asyncio.Transport, response: web.StreamResponse, file: BinaryIO, span: Span) -> int:
-    loop = asyncio.get_running_loop()
-    try:
-        return await loop.sendfile(transport, file, span.offset_bytes, span.count_bytes)
-    except NotImplementedError:  # an event loop of another make
-        return await _copy(response, file, span)
 
 
 async def _copy(response: web.StreamResponse, file: BinaryIO, span: Span) -> int:

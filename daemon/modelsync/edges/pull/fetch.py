@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial as partial_call
 from pathlib import Path
 from typing import TypeVar
@@ -228,7 +228,7 @@ class Fetcher:
             progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in pull.verified))
             with self._shown(pull):
                 if entry.chunk_count > 1:
-                    self._seed(pull, peers)
+                    self._seed(pull, peers, look)
                 self._receive(pull, peers, look)  # (2)
                 self._finish(pull, partial)  # (2) and (3)
         finally:
@@ -248,23 +248,36 @@ class Fetcher:
         finally:
             partials.pause(digest)
 
-    def _receive(self, pull: FilePull, peers: Sequence[Peer], look: Look) -> None:
+    def _receive(self, pull: FilePull, peers: Sequence[Peer], look: Look, spared: Collection[int] = ()) -> None:
+        """Every missing chunk but those that are spared."""
         if pull.entry.size_bytes >= self._swarm_from_bytes:
-            SwarmPull(pull, self._tools, look).run()
+            SwarmPull(pull, self._tools, look, spared).run()
             return
-        while missing := runs(pull.entry, pull.verified):
+        while missing := runs(pull.entry, {*pull.verified, *spared}):
             self._from_any(peers, pull.progress, partial_call(self._run, pull, missing[0]))
 
-    def _seed(self, pull: FilePull, peers: Sequence[Peer]) -> None:
-        """Fill what this host holds already; the holes in it are small, and asked for here."""
+    def _seed(self, pull: FilePull, peers: Sequence[Peer], look: Look) -> None:
+        """Fill what this host holds already, after pulling what it does not: so the file's digest is fed in order."""
         with contextlib.closing(Seeding(self._store, pull)) as seeding:
-            if missing := pull.missing():
-                seeding.fill(self._held.layer(pull, missing))
-            if pull.entry.seeds is None or not pull.missing():
+            plans = self._plans(pull, peers)
+            if not plans:
                 return
-            for plan in seeding.fill(self._mapped(pull, pull.entry.seeds, peers)):
+            self._receive(pull, peers, look, [plan.index for plan in plans])
+            for plan in (plan for plan in plans if plan.gaps):
+                seeding.lay_out(plan)
                 self._from_any(peers, pull.progress, partial_call(self._fill_gaps, pull, plan))
                 seeding.verify(plan.index)  # not right: the whole chunk is asked for, as if there were no map
+            seeding.fill([plan for plan in plans if not plan.gaps])
+
+    def _plans(self, pull: FilePull, peers: Sequence[Peer]) -> list[Assembly]:
+        """How missing chunks can be made of local ranges, in order: by digest, and else by the publisher's map."""
+        if not (missing := pull.missing()):
+            return []
+        plans = seeds.assemblies(pull.entry, missing, self._held.layer(pull, missing))
+        left = set(missing) - {plan.index for plan in plans}
+        if pull.entry.seeds is not None and left:
+            plans += seeds.assemblies(pull.entry, left, self._mapped(pull, pull.entry.seeds, peers))
+        return sorted(plans, key=lambda plan: plan.index)
 
     def _mapped(self, pull: FilePull, digest: Digest, peers: Sequence[Peer]) -> Layer:
         """What the publisher's map says of files that are held here; nothing where it cannot be had."""

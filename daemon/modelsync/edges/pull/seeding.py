@@ -1,14 +1,17 @@
-"""Filling a file from what this host holds already: copied in the kernel, and then verified like everything else.
+"""Filling a file from what this host holds already: read, verified like everything else, and only then written.
 
 Two ways lead to local bytes: a chunk of the same digest in any version's file, and the publisher's map of ranges that
-moved (core.transfer.seeds). Neither is trusted: a chunk counts after its BLAKE3 matched, or is pulled.
+moved (core.transfer.seeds). Neither is trusted: a chunk counts after its BLAKE3 matched, or is pulled. The first way
+was copy_file_range(2) and reading the copy: without reflinks it moves each byte once more (decision 16).
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
@@ -18,15 +21,17 @@ from modelsync.core.ids import Digest
 from modelsync.core.transfer import seeds
 from modelsync.core.transfer.seeds import Assembly, Layer, Span
 from modelsync.edges.disk import durable, partial_file
+from modelsync.edges.disk.partial_file import HashAfter
 from modelsync.edges.disk.store import Store
 from modelsync.edges.pull.chunk_stream import FilePull
 from modelsync.edges.pull.connections import require_going_on
 
 _BATCH_CHUNKS = 32
-"""Copied, started to be written back, and verified while hot."""
-_NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What copy_file_range(2) says where the file system or an old kernel cannot do it."""
-_COPY_BYTES = 1 << 20
+"""Between two starts of write-back."""
+_BUFFERS = 6
+"""Chunks that wait for the file's own digest, so that neither thread waits for the other for long."""
+_FICLONERANGE = 0x4020940D
+"""linux/fs.h, _IOW(0x94, 13, struct file_clone_range)"""
 
 
 class HeldChunks:
@@ -72,56 +77,94 @@ class HeldChunks:
 
 
 class Seeding:
-    """Copies into one file under way. Raises OSError, and what ``require_going_on`` does."""
+    """Puts chunks together in one file under way. Raises OSError, and what ``require_going_on`` does."""
 
     def __init__(self, store: Store, pull: FilePull) -> None:
         self._store = store
         self._pull = pull
         self._bases: dict[Digest, int | None] = {}
-        self._buffer = memoryview(bytearray(pull.entry.chunk_bytes))
+        self._may_share = True
+        """Whether the file system has not yet said that two files cannot share their blocks."""
 
     def close(self) -> None:
         for descriptor in self._bases.values():
             if descriptor is not None:
                 os.close(descriptor)
 
-    def fill(self, layer: Layer) -> list[Assembly]:
-        """Copy what a layer offers of the missing chunks; what it filled wholly is verified and counted.
+    def fill(self, plans: Sequence[Assembly]) -> None:
+        """Chunks that lie here wholly, in order: each is verified, and only then written and counted.
 
-        Returns: the chunks that have holes; ``verify`` each when its holes are filled.
+        The file's own digest is fed beside that in a thread: it is half of the work.
         """
-        pull = self._pull
-        plans = seeds.assemblies(pull.entry, pull.missing(), layer)
-        for first in range(0, len(plans), _BATCH_CHUNKS):
-            require_going_on(pull.progress)
-            batch = plans[first : first + _BATCH_CHUNKS]
-            for span in seeds.joined([piece for plan in batch for piece in plan.pieces]):
-                self._copy(span)
-                durable.start_writeback(pull.descriptor, span.offset, span.size_bytes)
-            for plan in batch:
-                if not plan.gaps:
-                    self.verify(plan.index)
-        return [plan for plan in plans if plan.gaps]
+        buffers = [memoryview(bytearray(self._pull.entry.chunk_bytes)) for _ in range(_BUFFERS)]
+        with HashAfter(self._pull.descriptor, self._pull.whole, self._pull.verified.covers, buffers) as after:
+            for first in range(0, len(plans), _BATCH_CHUNKS):
+                require_going_on(self._pull.progress)
+                batch = plans[first : first + _BATCH_CHUNKS]
+                spans = seeds.joined([piece for plan in batch for piece in plan.pieces])
+                shared = all([self._share(span) for span in spans])
+                for plan in batch:
+                    self._fill(plan, after, shared=shared)
+                for span in spans:
+                    durable.start_writeback(self._pull.descriptor, span.offset, span.size_bytes)
+
+    def _fill(self, plan: Assembly, after: HashAfter, *, shared: bool) -> None:
+        offset, size = self._pull.entry.chunk_range(plan.index)
+        buffer = after.buffer()
+        data = buffer[:size]
+        if shared:
+            whole = os.preadv(self._pull.descriptor, [data], offset) == size
+        else:
+            whole = all([self._read(piece, data[piece.offset - offset :]) for piece in plan.pieces])
+        if not whole or blake3(data).digest() != self._pull.chunks[plan.index].raw:
+            after.give_back(buffer)  # it is pulled, as if it were not here
+            return
+        if not shared:
+            partial_file.write_at(self._pull.descriptor, data, offset)
+        self._count(plan.index)
+        after.feed(offset, buffer, size)
+
+    def lay_out(self, plan: Assembly) -> None:
+        """Write the ranges of a chunk that has holes: it counts when these are filled and ``verify`` finds it right."""
+        for piece in plan.pieces:
+            data = memoryview(bytearray(piece.size_bytes))
+            if self._read(piece, data):
+                partial_file.write_at(self._pull.descriptor, data, piece.offset)
 
     def verify(self, index: int) -> bool:
-        """Count a chunk that was put together, if it is right."""
-        pull = self._pull
-        offset, size = pull.entry.chunk_range(index)
-        data = self._buffer[:size]
-        if os.preadv(pull.descriptor, [data], offset) != size or blake3(data).digest() != pull.chunks[index].raw:
+        """Count a chunk that was laid out, if it is right."""
+        offset, size = self._pull.entry.chunk_range(index)
+        data = memoryview(bytearray(size))
+        if os.preadv(self._pull.descriptor, [data], offset) != size:
             return False
-        pull.whole.feed(offset, data)
-        pull.verified.add(index)
-        pull.progress.add(done_bytes=size)
+        if blake3(data).digest() != self._pull.chunks[index].raw:
+            return False
+        self._count(index)
         return True
 
-    def _copy(self, span: Span) -> None:
+    def _count(self, index: int) -> None:
+        self._pull.verified.add(index)
+        self._pull.progress.add(done_bytes=self._pull.entry.chunk_range(index)[1])
+
+    def _read(self, piece: Span, into: memoryview) -> bool:
+        """The bytes of a range into the beginning of a buffer; False where its base has not so many."""
+        base, left, at = self._base(piece.base), into[: piece.size_bytes], piece.base_offset
+        while base is not None and left and (size := os.preadv(base, [left], at)):
+            left, at = left[size:], at + size
+        return not left
+
+    def _share(self, span: Span) -> bool:
+        """Whether the file has these bytes now by sharing their blocks, as XFS and btrfs can; ext4 cannot."""
         base = self._base(span.base)
-        if base is None:
-            return
-        source, target, left = span.base_offset, span.offset, span.size_bytes
-        while left and (size := copy_range(base, source, self._pull.descriptor, target, left)):
-            source, target, left = source + size, target + size, left - size
+        if not self._may_share or base is None:
+            return False
+        arguments = struct.pack("=qQQQ", base, span.base_offset, span.size_bytes, span.offset)
+        try:
+            fcntl.ioctl(self._pull.descriptor, _FICLONERANGE, arguments)
+        except OSError as error:
+            self._may_share = error.errno == errno.EINVAL  # not at a block's border: another range may be
+            return False
+        return True
 
     def _base(self, digest: Digest) -> int | None:
         if digest not in self._bases:
@@ -130,15 +173,3 @@ class Seeding:
             except FileNotFoundError:  # collected since it was looked up
                 self._bases[digest] = None
         return self._bases[digest]
-
-
-def copy_range(base: int, source: int, descriptor: int, target: int, size: int) -> int:
-    """Copy some bytes; how many, 0 at the base's end."""
-    try:
-        return os.copy_file_range(base, descriptor, size, source, target)
-    except OSError as error:
-        if error.errno not in _NOT_HERE:
-            raise
-    data = os.pread(base, min(size, _COPY_BYTES), source)
-    partial_file.write_at(descriptor, memoryview(data), target)
-    return len(data)

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -68,9 +68,9 @@ class Tools:
 
 
 class SwarmPull:
-    """One object's pull; ``run`` once."""
+    """One object's pull; ``run`` once. Chunks that are ``spared`` are not asked for: they will come another way."""
 
-    def __init__(self, pull: FilePull, tools: Tools, look: Look) -> None:
+    def __init__(self, pull: FilePull, tools: Tools, look: Look, spared: Collection[int] = ()) -> None:
         self._pull = pull
         self._tools = tools
         self._look = look
@@ -86,7 +86,7 @@ class SwarmPull:
             me=tools.me,
             salt=pull.entry.digest.raw,
             sizes_bytes=pull.sizes,
-            held=pull.verified.bits(),
+            held=pull.verified.bits() | sum(1 << index for index in set(spared)),
             draw=random.randrange,
             now_s=time.monotonic(),
             limits=LIMITS,

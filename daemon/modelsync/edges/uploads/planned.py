@@ -26,7 +26,7 @@ from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.disk.partial_file import HashBeside, RunningHash
 from modelsync.edges.disk.store import BATCH_FILES
-from modelsync.edges.pull.seeding import HeldChunks, copy_range
+from modelsync.edges.pull.seeding import HeldChunks
 from modelsync.ports import Progress, ReceivedFile
 
 _OPEN_FILES = 16
@@ -131,7 +131,7 @@ class PlannedUpload:
             os.close(descriptor)
 
     def _seed(self, known: dict[Digest, bytes]) -> None:
-        """Copy the chunks that stand in some file held here; each counts when it was read back."""
+        """Copy the chunks that stand in some file held here; each is verified before it is written."""
         wanted: dict[bytes, list[int]] = {}
         if not known:
             return
@@ -148,10 +148,9 @@ class PlannedUpload:
     def _copy(self, source: int, source_offset: int, chunk: int) -> None:
         number, offset, size = self.plan.place_of(chunk)
         descriptor = self._part_of(number)
-        target, left, buffer = offset, size, memoryview(bytearray(size))
-        while left and (copied := copy_range(source, source_offset, descriptor, target, left)):
-            source_offset, target, left = source_offset + copied, target + copied, left - copied
-        if os.preadv(descriptor, [buffer], offset) == size and blake3(buffer).digest() == self.plan.digest_of(chunk):
+        buffer = memoryview(bytearray(size))
+        if os.preadv(source, [buffer], source_offset) == size and blake3(buffer).digest() == self.plan.digest_of(chunk):
+            partial_file.write_at(descriptor, buffer, offset)
             self._feed(number, offset, buffer)
             self._flags[chunk] = 1
 
