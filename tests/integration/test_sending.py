@@ -10,9 +10,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from tests.integration.http_fixture import FakeNode, serving
 
 from modelsync.edges.http import sending
-from tests.integration.http_fixture import FakeNode, serving
 
 
 @pytest.fixture

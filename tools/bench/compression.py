@@ -33,7 +33,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from pull import MIB, size  # noqa: E402  the path is set above
+from payload import MIB, size  # noqa: E402  the path is set above
 from report import Bar, Result, arguments, finish, table  # noqa: E402
 from swarm import RatedFleet  # noqa: E402
 from tests import namespaces  # noqa: E402

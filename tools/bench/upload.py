@@ -18,7 +18,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from pull import MIB, size, write_random
+from payload import MIB, size, write_random
 from report import Bar, Result, arguments, finish, table
 
 from fleet import NAME, Daemon, Fleet, until
