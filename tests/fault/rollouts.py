@@ -266,8 +266,10 @@ def run(root: Path, steps: Iterable[Step] = STEPS, say: Callable[[str], None] = 
     tally, fleet = Tally(), Rollouts(root)
     try:
         for at, step in enumerate(steps):
-            known = len(tally.wrong)
+            known, ended = len(tally.wrong), sum(tally.ended.values())
             fleet.trial(step, tally, restarts_at_once=at % 2 == 1)
+            if sum(tally.ended.values()) > ended and len(tally.wrong) == known:
+                say(f"  {step}: all or none")
             for line in tally.wrong[known:]:
                 say(line)
     finally:
