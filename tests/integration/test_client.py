@@ -118,10 +118,11 @@ def until(true: Callable[[], object], what: str, limit_s: float = 10.0) -> None:
 def test_a_handle_answers_and_follows_current(world: World) -> None:
     world.publish(2, metadata={"class": "Times"})
     handle = world.client().load("m")
+    kept = handle.predict
     assert (handle.predict(3), handle.version, handle.metadata["class"]) == (6, 1, "Times")
     digest = world.publish(5)
     until(lambda: handle.version == 2, "swap")
-    assert (handle.predict(3), handle.digest) == (15, str(digest))
+    assert (handle.predict(3), kept(X=3), handle.digest) == (15, 15, str(digest))
 
 
 def test_a_swap_is_heard_within_moments_by_inotify_and_also_without_it(
