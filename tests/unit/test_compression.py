@@ -32,7 +32,7 @@ def trial(planes: int, ratio: float, mb_per_s: float) -> Trial:
     return Trial(planes, CHUNK_BYTES, int(ratio * CHUNK_BYTES), CHUNK_BYTES / (mb_per_s * MB))
 
 
-# As measured, decision 0011: ways 1, 2, 4 and 8 of each content.
+# As measured, decision 15: ways 1, 2, 4 and 8 of each content.
 FLOAT32 = (trial(1, 0.926, 1315), trial(2, 0.890, 1400), trial(4, 0.842, 950), trial(8, 0.841, 900))
 BFLOAT16 = (trial(1, 0.780, 1329), trial(2, 0.684, 620), trial(4, 0.684, 610), trial(8, 0.685, 610))
 INT8 = (trial(1, 0.879, 1404), trial(2, 0.879, 1030), trial(4, 0.879, 1010), trial(8, 0.879, 1010))

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 _ACKED, _BUSY = 120, 168
 _LEAST_BYTES = _BUSY + 8
 """Offsets in struct tcp_info, linux/tcp.h: tcpi_bytes_acked (Linux 4.1), tcpi_busy_time in microseconds (4.9)."""
-ENOUGH_BYTES = 1 << 20
+ENOUGH_BYTES = 512 << 10
 """Acknowledged before a rate is believed: what comes earlier is the window's growth, not the link."""
 WINDOW_BYTES = 8 << 20
 """What is older does not count any more."""
