@@ -49,6 +49,8 @@ from modelsync.ports import Peer, Progress  # noqa: E402
 MODES = ("never", "auto", "always")
 MOST = 1.05
 """Auto may take so many times what the better of the others takes."""
+PAUSE_S = 0.05
+"""Before each pull: the token bucket is full again, whoever came before."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 SHM = Path("/dev/shm")
 SOURCE = np.random.default_rng(8)
@@ -216,6 +218,7 @@ def measure(links: list[Link], contents: list[str], runs: int) -> Result:
                 server.pull(held[name, link.size_bytes], "never", 0 if not link.limit else link.limit)
                 for _ in range(runs):
                     for mode in MODES:
+                        time.sleep(PAUSE_S)
                         took[mode].append(server.pull(held[name, link.size_bytes], mode, link.limit))
                 found.setdefault(link.name, {})[name] = took
     return _judged(links, found)

@@ -51,13 +51,15 @@ class BatchRoutes:
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
         response.content_length = sum(SIZE_BYTES + (size if path else 0) for path, size in held)
         body = _Body(held, response.content_length)
-        ask = self._framing.asked(request)
-        first = b"" if ask is None else await asyncio.to_thread(body.block)
-        if ask is not None and await self._framing.pays_for(request, ask, first[:_SAMPLE_BYTES]):
-            reads = chain([lambda: first], repeat(body.block, body.left_blocks))
-            await self._framing.send(request, response, ask, reads, self._gate.count, may_stop=False)
-        else:
-            await self._as_it_is(request, response, first, body)
+        first = b""
+        with self._framing.asked(request) as ask:
+            if ask is not None:
+                first = await asyncio.to_thread(body.block)
+                if await self._framing.pays_for(request, ask, first[:_SAMPLE_BYTES]):
+                    reads = chain([lambda: first], repeat(body.block, body.left_blocks))
+                    await self._framing.send(request, response, ask, reads, self._gate.count, may_stop=False)
+                    return response
+        await self._as_it_is(request, response, first, body)
         return response
 
     async def _as_it_is(self, request: web.Request, response: web.StreamResponse, data: bytes, body: _Body) -> None:

@@ -25,8 +25,8 @@ from modelsync.core.compression.pace import Pace
 from modelsync.edges.http.link_speed import LinkSpeeds
 from modelsync.edges.pull import codec
 
-MAX_ANSWERS = 24
-"""In frames at once; each holds up to two chunks. Those beyond are sent as they are."""
+MAX_ANSWERS = 16
+"""In frames at once; each holds up to four chunks, with what lies in the socket's buffers. Others go as they are."""
 PACKERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Threads: half of the processors are for those who serve models with them."""
 REGION_BYTES = 64 << 20
@@ -73,13 +73,19 @@ class Framing:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def asked(self, request: web.Request) -> Ask | None:
-        """What the puller would take, if this node gives it; None: send it as it is."""
+    @contextlib.contextmanager
+    def asked(self, request: web.Request) -> Iterator[Ask | None]:
+        """What the puller would take, if this node gives it, and a place for it meanwhile; None: send it as it is."""
         ask = parse_ask(request.headers.get(ASK_HEADER))
-        if ask is None or not codec.AVAILABLE or self._answers >= MAX_ANSWERS:
-            return None
-        mode = choice.agreed(ask.mode, self._mode())
-        return None if mode == "never" else replace(ask, mode=mode)
+        mode = choice.agreed(ask.mode, self._mode()) if ask else "never"
+        if ask is None or mode == "never" or not codec.AVAILABLE or self._answers >= MAX_ANSWERS:
+            yield None
+            return
+        self._answers += 1
+        try:
+            yield replace(ask, mode=mode)
+        finally:
+            self._answers -= 1
 
     async def pays(self, request: web.Request, ask: Ask, part: Part) -> bool:
         """Whether a range is to go in frames at all. Raises OSError."""
@@ -120,24 +126,25 @@ class Framing:
         response.headers.pop("Content-Length", None)
         response.enable_chunked_encoding()
         course = Course(ask.mode)
-        self._answers += 1
         coming: asyncio.Future[_Frame] | None = None
         try:
             await response.prepare(request)
             coming = self._packed(course, next(reads), self._link(request, ask))
             while coming is not None:
-                frame, read = await coming, next(reads, None)
+                frame: _Frame | None = await coming
+                read = next(reads, None)
                 stops = read is not None and may_stop and course.spent
                 coming = None
                 if read is not None and not stops:
                     coming = self._packed(course, read, self._link(request, ask))
+                assert frame is not None
                 await response.write(frame.data)
                 sent(frame.raw_bytes, len(frame.data))
+                frame = None  # not held while the next one is waited for
                 if stops:
                     await response.write(Head(STOP, 0, 0).encode())
             await response.write_eof()
         finally:
-            self._answers -= 1
             if coming is not None:  # it reads a file that is about to be closed
                 await asyncio.wait({coming})
 

@@ -119,19 +119,19 @@ async def _framed(
     framing: Framing,
 ) -> bool:
     """Send a range in frames, if that is asked for and pays. Nothing was sent where it does not."""
-    ask = framing.asked(request)
-    if ask is None:
-        return False
     part = Part(file, download.etag or "", span.offset_bytes, span.offset_bytes + span.count_bytes)
-    with local_faults(download.path, "read"):
-        if not await framing.pays(request, ask, part):
+    with framing.asked(request) as ask:
+        if ask is None:
             return False
-    try:
-        await framing.send(request, response, ask, reads_of(part, ask.chunk_bytes), gate.count, may_stop=True)
-    except ConnectionError:
-        raise
-    except OSError as error:
-        _hang_up(request, error)
+        with local_faults(download.path, "read"):
+            if not await framing.pays(request, ask, part):
+                return False
+        try:
+            await framing.send(request, response, ask, reads_of(part, ask.chunk_bytes), gate.count, may_stop=True)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            _hang_up(request, error)
     return True
 
 
