@@ -15,8 +15,8 @@ UNKNOWN_LINK_BYTES_PER_S = 12.5e6
 """A link that nothing is known of yet counts as slow: an answer in frames that should not be one ends after a few
 chunks, one of plain bytes goes on to its end."""
 UNPACK_BYTES_PER_S = 600e6
-"""Unpacking, verifying and writing on one thread, until a receiver tells what it manages: measured 900 to 2,000 MB/s on
-an idle core (decision 15)."""
+"""Unpacking, verifying and writing on one thread, until a receiver tells what it manages: two thirds of what the parts
+add up to on an idle core (decision 15)."""
 MIN_GAIN = 1.05
 """A chunk that arrives less than a twentieth sooner is not worth two hosts' processors."""
 TRY_AGAIN_CHUNKS = 16

@@ -55,9 +55,10 @@ class BatchRoutes:
         with self._framing.asked(request) as ask:
             if ask is not None:
                 first = await asyncio.to_thread(body.block)
-                if await self._framing.pays_for(request, ask, first[:_SAMPLE_BYTES]):
+                course = await self._framing.course_of(request, ask, first[:_SAMPLE_BYTES])
+                if course is not None:
                     reads = chain([lambda: first], repeat(body.block, body.left_blocks))
-                    await self._framing.send(request, response, ask, reads, self._gate.count, may_stop=False)
+                    await self._framing.send(request, response, ask, course, reads, self._gate.count, may_stop=False)
                     return response
         await self._as_it_is(request, response, first, body)
         return response

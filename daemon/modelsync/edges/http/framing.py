@@ -87,27 +87,32 @@ class Framing:
         finally:
             self._answers -= 1
 
-    async def pays(self, request: web.Request, ask: Ask, part: Part) -> bool:
-        """Whether a range is to go in frames at all. Raises OSError."""
-        if ask.mode == "always":
-            return True
+    async def course(self, request: web.Request, ask: Ask, part: Part) -> Course | None:
+        """How to send a range in frames; None: as it is. Raises OSError."""
         key = (part.name, part.offset // REGION_BYTES)
         trials = self._probes.get(key)
         if trials is None:
             trials = await self._in_thread(lambda: codec.tried(_sampled(part)))
             _remember(self._probes, key, trials)
-        return choice.best(trials, self._link(request, ask), ask.mode) is not None
+        return self._begun(request, ask, trials)
 
-    async def pays_for(self, request: web.Request, ask: Ask, sample: bytes) -> bool:
+    async def course_of(self, request: web.Request, ask: Ask, sample: bytes) -> Course | None:
         """The same of bytes that are in memory."""
-        trials = await self._in_thread(lambda: codec.tried(sample))
-        return choice.best(trials, self._link(request, ask), ask.mode) is not None
+        return self._begun(request, ask, await self._in_thread(lambda: codec.tried(sample)))
+
+    def _begun(self, request: web.Request, ask: Ask, trials: tuple[Trial, ...]) -> Course | None:
+        if choice.best(trials, self._link(request, ask), ask.mode) is None and ask.mode != "always":
+            return None
+        course = Course(ask.mode)
+        course.tried(trials)
+        return course
 
     async def send(
         self,
         request: web.Request,
         response: web.StreamResponse,
         ask: Ask,
+        course: Course,
         reads: Iterator[Read],
         sent: Callable[[int, int], None],
         *,
@@ -116,6 +121,7 @@ class Framing:
         """Send what the reads give, each as a frame.
 
         Args:
+            course: as begun for these bytes.
             reads: each gives a chunk, in a thread of this class; there is one at least.
             sent: told of each (its size, its size on the wire).
             may_stop: the puller asks again for what does not come.
@@ -125,7 +131,6 @@ class Framing:
         response.headers[ASK_HEADER] = FORMAT
         response.headers.pop("Content-Length", None)
         response.enable_chunked_encoding()
-        course = Course(ask.mode)
         coming: asyncio.Future[_Frame] | None = None
         try:
             await response.prepare(request)

@@ -124,10 +124,12 @@ async def _framed(
         if ask is None:
             return False
         with local_faults(download.path, "read"):
-            if not await framing.pays(request, ask, part):
-                return False
+            course = await framing.course(request, ask, part)
+        if course is None:
+            return False
+        reads = reads_of(part, ask.chunk_bytes)
         try:
-            await framing.send(request, response, ask, reads_of(part, ask.chunk_bytes), gate.count, may_stop=True)
+            await framing.send(request, response, ask, course, reads, gate.count, may_stop=True)
         except ConnectionError:
             raise
         except OSError as error:
