@@ -229,15 +229,17 @@ def test_a_drip_of_frames_is_given_up(replica: Replica, monkeypatch: pytest.Monk
 
     def drips(_: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) -> bool:
         content_range = f"Content-Range: bytes {asked.start}-{asked.end - 1}/{len(data)}"
-        connection.sendall(lying_peer.head("206 Partial Content", None, content_range, *lying_peer.FRAMED))
-        while True:
+        begun = b"100000\r\n" + frame(data[:CHUNK_BYTES])[:20]
+        connection.sendall(lying_peer.head("206 Partial Content", None, content_range, *lying_peer.FRAMED) + begun)
+        for _ in range(100):
             connection.sendall(b"0")
             time.sleep(0.05)
+        return True
 
     with peers("a") as [a]:
         a.hold(TEXT)
         a.lie = drips
-        with pytest.raises((PeerUnavailable, PeerRefused)):
+        with pytest.raises(PeerUnavailable, match="no whole frame"):
             replica.pull(TEXT, a)
 
 
@@ -375,9 +377,12 @@ async def test_a_link_that_turns_out_quick_gets_the_rest_as_it_is(
 ) -> None:
     known = iter([None, None, None])
     monkeypatch.setattr(LinkSpeeds, "bytes_per_s", lambda *_: next(known, 5e9))
+    plain: list[object] = []
+    monkeypatch.setattr(framing.Framing, "sent_plain", lambda _, request: plain.append(request))
     data = LINES + LINES
     node.hold(data)
     progress = await pulled(replica, server, data)
+    assert len(plain) == 1
     assert CHUNK_BYTES < len(data) - progress.wire_bytes < 4 * CHUNK_BYTES
 
 
@@ -472,7 +477,7 @@ async def test_a_file_that_shrinks_under_an_answer_breaks_it_off(
         return honestly(part, chunk_bytes)
 
     monkeypatch.setattr("modelsync.edges.http.ranges.reads_of", shrunk)
-    with pytest.raises(ModelsyncError):
+    with pytest.raises(PeerUnavailable):
         await asyncio.to_thread(replica.pull, TEXT, at(server))
     assert not replica.store.has(digest)
 
