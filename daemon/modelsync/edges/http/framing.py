@@ -152,6 +152,7 @@ class Framing:
         finally:
             if coming is not None:  # it reads a file that is about to be closed
                 await asyncio.wait({coming})
+                coming.cancelled() or coming.exception()  # nobody is left to be told of it
 
     def _packed(self, course: Course, read: Read, link: Link) -> asyncio.Future[_Frame]:
         return self._in_thread(lambda: self._timed(course, read(), link))
