@@ -13,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.integration.serving import ROWS, Serve, fp64, iris, put_joblib, serving
+from tests.integration.serving import ROWS, Serve, fp64, iris, put, put_joblib, serving
+from tests.integration.test_client_formats import HOSTILE
 
 LIMIT_BYTES = 4 << 20
+WIDE_BYTES = 2 << 20
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     root = tmp_path_factory.mktemp("hostile")
     put_joblib(root / "live", "iris", iris())
+    put(root / "live", "wide", "v1", lambda path: np.save(path / "wide.npy", np.zeros(WIDE_BYTES // 8)))
     config = root / "modelsync.toml"
     config.write_text(
         '[fleet]\nname = "t"\nredis = "redis://127.0.0.1"\n'
@@ -175,6 +178,30 @@ def test_slow_clients_hold_up_nobody(server: Serve) -> None:
             connection.close()
 
 
+def test_receivers_that_read_nothing_hold_one_answer_each(server: Serve) -> None:
+    """Twenty that ask for fifty answers of 2 MB in a row and take none: the others are served, and memory stays."""
+    body = b'{"inputs": [], "parameters": {"binary_data_output": true}}'
+    request = b"POST /v2/models/wide/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    before = server.peak_bytes()
+    deaf = [connected(server) for _ in range(20)]
+    try:
+        for connection in deaf:
+            connection.sendall(50 * request)
+        started_s = time.perf_counter()
+        for _ in range(20):
+            server.triton.infer("iris", [fp64(ROWS[:2])])
+        assert time.perf_counter() - started_s < 5
+        with connected(server) as reading:
+            reading.sendall(request)
+            size = 0
+            while size < WIDE_BYTES:
+                size += len(reading.recv(1 << 20))
+    finally:
+        for connection in deaf:
+            connection.close()
+    assert server.peak_bytes() - before < len(deaf) * 4 * WIDE_BYTES
+
+
 def test_many_large_bodies_at_once_are_bounded_together(server: Serve) -> None:
     """More than four of the largest, each almost whole: the last ones are refused, and memory stays."""
     before = server.peak_bytes()
@@ -220,6 +247,34 @@ def test_names_from_strangers_do_not_pile_up(server: Serve) -> None:
         assert server.post(f"/v2/models/nobody-{number}/infer", {"inputs": []}).status == 404
     stats = server.get("/stats").json
     assert not any(name.startswith("nobody") for part in ("models", "timeseries", "requests") for name in stats[part])
+
+
+def test_hostile_model_files_are_refused_one_by_one(tmp_path: Path) -> None:
+    """Every format's truncated, lying and hostile files, beside a good model that answers throughout."""
+    live, harm = tmp_path / "live", tmp_path / "harm"
+    good = iris()
+    put_joblib(live, "iris", good)
+    names = {f"m{number}": case for number, case in enumerate(HOSTILE)}
+    for name, case in names.items():
+        suffix, make = HOSTILE[case]
+        put(live, name, "v1", lambda path, suffix=suffix, make=make: (path / f"m.{suffix}").write_bytes(make()))
+    bomb = b"cos\nsystem\n(S'touch %b'\ntR." % bytes(harm)
+    put(live, "bomb", "v1", lambda path: (path / "m.pkl").write_bytes(bomb))
+    trusted = ",".join(["iris", *names])
+    with serving(live, "--trust-pickle", trusted, "--preload", "iris") as server:
+        before = server.peak_bytes()
+        for name, case in names.items():
+            answer = server.post(f"/v2/models/{name}/infer", {"inputs": []})
+            assert (answer.status, f"model {name!r} cannot be used" in answer.error) == (503, True), case
+            assert str(tmp_path) not in answer.error, "where this host keeps its files is nobody's business"
+            predicted = server.triton.infer("iris", [fp64(ROWS)]).as_numpy("predict")
+            np.testing.assert_array_equal(predicted, good.predict(ROWS))
+        untrusted = server.post("/v2/models/bomb/infer", {"inputs": []})
+        assert (untrusted.status, "trust" in untrusted.error) == (503, True)
+        assert not harm.exists(), "the pickle was run"
+        assert server.peak_bytes() - before < 400 << 20, "the libraries of all formats, and none of what files claim"
+        reasons = {line["name"]: line["reason"] for line in server.post("/v2/repository/index", {}).json}
+        assert all(reasons[name] for name in names)
 
 
 def test_a_budget_smaller_than_the_model_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import aiohttp
@@ -34,6 +34,16 @@ _KEPT_REQUEST = ("Content-Type", "Content-Encoding", LENGTH_HEADER)
 _KEPT_ANSWER = ("Content-Type", "Content-Encoding", "Retry-After", LENGTH_HEADER)
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """The hosts that hold a model."""
+
+    urls: tuple[URL, ...] = ()
+    """Of their inference servers."""
+    silent: tuple[str, ...] = ()
+    """Ids of those that do not say where they serve, so that they cannot be asked."""
+
+
 class Forwarder:
     """Asks the daemon who owns a model, and an owner for the answer.
 
@@ -44,7 +54,7 @@ class Forwarder:
     def __init__(self, daemon_url: str) -> None:
         self._daemon = URL(daemon_url)
         self._session: aiohttp.ClientSession | None = None
-        self._known: dict[str, tuple[float, tuple[URL, ...]]] = {}
+        self._known: dict[str, tuple[float, Owners]] = {}
         self._under_way = 0
         self.forwarded = 0
         self.failed = 0
@@ -58,7 +68,7 @@ class Forwarder:
             unknown: what to raise where nobody else can be asked.
         Raises:
             UnknownModel: no other host has it, or this request was handed on before.
-            ServerBusy: too many are being handed on. ModelUnavailable: no owner answers.
+            ServerBusy: too many are being handed on. ModelUnavailable: no owner answers, or says where it serves.
         """
         if HOP_HEADER in request.headers:
             raise unknown
@@ -67,7 +77,7 @@ class Forwarder:
         self._under_way += 1
         try:
             owners = await self._owners(name)
-            if not owners:
+            if not owners.urls and not owners.silent:
                 raise unknown
             return await self._asked(owners, request, name, bytes(body))
         finally:
@@ -85,9 +95,9 @@ class Forwarder:
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
 
-    async def _owners(self, name: str) -> tuple[URL, ...]:
+    async def _owners(self, name: str) -> Owners:
         now_s = time.monotonic()
-        until_s, owners = self._known.get(name, (0.0, ()))
+        until_s, owners = self._known.get(name, (0.0, Owners()))
         if now_s >= until_s:
             owners = await self._placement(name)
             if len(self._known) >= MAX_KNOWN:
@@ -95,12 +105,12 @@ class Forwarder:
             self._known[name] = (now_s + KNOWN_S, owners)
         return owners
 
-    async def _placement(self, name: str) -> tuple[URL, ...]:
+    async def _placement(self, name: str) -> Owners:
         url = self._daemon / "v1" / "placement" / name
         try:
             async with self._open_session().get(url, timeout=_PLACEMENT_TIMEOUT, allow_redirects=False) as response:
                 if response.status == 404:
-                    return ()
+                    return Owners()
                 if response.status != 200:
                     raise ModelUnavailable(model=name, reason=f"the daemon answers {response.status} when asked for it")
                 data = await _bounded(response, MAX_PLACEMENT_BYTES)
@@ -108,21 +118,22 @@ class Forwarder:
             raise ModelUnavailable(model=name, reason=f"the daemon says no owner: {_told(error)}") from error
         return owners_of(data)
 
-    async def _asked(self, owners: Sequence[URL], request: web.Request, name: str, body: bytes) -> web.Response:
+    async def _asked(self, owners: Owners, request: web.Request, name: str, body: bytes) -> web.Response:
         reasons: list[str] = []
-        for owner in owners:
+        for owner in owners.urls:
             try:
                 answer = await self._ask(owner, request, body)
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                 reasons.append(f"{owner.host}: {_told(error)}")
                 continue
-            if answer.status in (404, 503) and owner is not owners[-1]:
+            if answer.status in (404, 503) and owner is not owners.urls[-1]:
                 reasons.append(f"{owner.host}: {answer.status}")  # it has lost the model since, or is stopping
                 continue
             self.forwarded += 1
             return answer
         self.failed += 1
         self._known.pop(name, None)
+        reasons += [f"{one}: its node.serve_url is not set, so it cannot be asked" for one in owners.silent]
         raise ModelUnavailable(model=name, reason=f"none of its owners answers: {'; '.join(reasons)}")
 
     async def _ask(self, owner: URL, request: web.Request, body: bytes) -> web.Response:
@@ -143,14 +154,18 @@ class Forwarder:
             return web.Response(body=data, status=response.status, headers=kept)
 
 
-def owners_of(data: bytes) -> tuple[URL, ...]:
+def owners_of(data: bytes) -> Owners:
     """Where owners serve, from a daemon's answer. Raises ValueError if it is not of the agreed form."""
     document = orjson.loads(data)
     owners = document.get("owners") if isinstance(document, dict) else None
     if not isinstance(owners, list):
         raise ValueError("the daemon's answer has no list of owners")
-    urls = [each.get("serve_url") for each in owners[:64] if isinstance(each, dict)]
-    return tuple(URL(url) for url in urls if isinstance(url, str) and url.startswith(("http://", "https://")))
+    found = [each for each in owners[:64] if isinstance(each, dict)]
+    urls = [each.get("serve_url") for each in found]
+    return Owners(
+        tuple(URL(url) for url in urls if isinstance(url, str) and url.startswith(("http://", "https://"))),
+        tuple(str(each.get("id"))[:64] for each, url in zip(found, urls, strict=True) if not url),
+    )
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import re
 import weakref
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from modelsync.serve.faults import ModelUnavailable, UnknownModel
 
 _T = TypeVar("_T")
 
+_DIRECTORIES = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
+"""Of absolute paths, which libraries write into their errors; the file's own name stays."""
 MAX_VERSION_HANDLES = 256
 """Of versions asked for by number; each is a few hundred bytes, its weights are the client's to evict."""
 
@@ -239,8 +242,9 @@ def _unknown(name: str, error: NoSuchModel | NoSuchVersion) -> UnknownModel:
 def _told(error: BaseException) -> str:
     """Why, for whoever asks over HTTP: not where this host keeps its files."""
     if not isinstance(error, ModelsyncError):
-        return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
-    return " ".join(part for part in (error.sentence(), str(error.details().get("reason", ""))) if part)
+        return _DIRECTORIES.sub("", f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}")
+    parts = (error.sentence(), str(error.details().get("reason", "")))
+    return _DIRECTORIES.sub("", " ".join(part for part in parts if part))
 
 
 def _reference(model: Any) -> weakref.ref[Any] | None:
