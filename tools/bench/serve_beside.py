@@ -25,7 +25,7 @@ BIG_BYTES = 220 * MIB
 PACE_S = 0.002
 QUIET_S = 0.5
 AFTER_S = 0.2
-LOADS = 8
+LOADS = 10
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP64", "data": [0.0, 0.0, 0.0]}]}).encode()
 REQUEST = b"POST /v2/models/small/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
