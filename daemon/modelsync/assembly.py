@@ -37,6 +37,7 @@ from modelsync.edges.models.scan import DirectoryScanner
 from modelsync.edges.models.watch import InotifyWatch
 from modelsync.edges.objectstore.bucket import Bucket
 from modelsync.edges.objectstore.client import ObjectStore
+from modelsync.edges.objectstore.credentials import credentials_of
 from modelsync.edges.objectstore.sweep import Sweeper
 from modelsync.edges.pull.fetch import Fetcher
 from modelsync.edges.pull.rate_limit import RateLimiter
@@ -217,7 +218,9 @@ class Assembly:
         storage = self._config().storage
         if not storage.url:
             return None
-        depot = ObjectStore(Bucket(storage.url, storage.credentials_file), self.identity.fleet, self.store)
+        depot = ObjectStore(
+            Bucket(storage.url, credentials_of(storage.credentials_file)), self.identity.fleet, self.store
+        )
         self._stack.callback(depot.close)
         return depot
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -265,3 +267,88 @@ def download_or_none(daemon: Daemon, name: str) -> bytes | None:
         return download(daemon, name, f"{name}.bin")
     except OSError:
         return None
+
+
+# --- modes of one fleet ----------------------------------------------------------------------------------------------
+
+
+def test_models_of_one_fleet_differ_in_mode_and_one_moves_into_the_store_and_back_under_readers(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    store = tmp_path / "bucket"
+    plain = f'[storage]\nurl = "file://{store}"\nahead = ["nothing"]\ncache_bytes = 1\n'
+    moved = plain + '[model.fraud]\nmode = "shared"\n'
+    nodes = [fleet.add(name, plain) for name in ("one", "two")]
+    until(lambda: len(nodes[0].status()["nodes"]) == 2, "both to report")
+    data = os.urandom(30_000_000)
+    nodes[0].put("fraud.bin", data)
+    nodes[0].put("other.bin", b"2" * 1000)
+    all_run(nodes, data)
+    faults: list[str] = []
+    over = threading.Event()
+
+    def read(node: Daemon) -> None:
+        while not over.is_set():
+            try:
+                if download(node, "fraud", "fraud.bin") != data:
+                    faults.append(f"{node.name}: other bytes")
+            except OSError as error:
+                faults.append(f"{node.name}: {error}")
+
+    readers = [threading.Thread(target=read, args=(node,)) for node in nodes]
+    for reader in readers:
+        reader.start()
+    try:
+        for node in nodes:
+            node.config.write_text(node.base + moved)
+        until(lambda: nodes[1].tree("fraud") is None, "the other host to let go")
+        for _ in range(3):
+            post(nodes[1], "/v1/gc")  # and its cache is cleaned up while it is read from
+        modes = {name: placed(nodes[0], name).get("mode") for name in ("fraud", "other")}
+        assert modes["fraud"] == "shared" and modes["other"] in (None, "replicated")
+        assert content(nodes[1], "other") == b"2" * 1000
+        for node in nodes:
+            node.config.write_text(node.base + plain)
+        all_run(nodes, data)
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert faults == []
+
+
+def test_a_bounded_cache_gives_up_what_was_used_longest_ago_and_never_what_is_active(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    second = fleet.add("two", shared(store, 'ahead = ["first"]\ncache_bytes = 5_000_000\n'))
+    for name in ("first", "second", "third", "fourth"):
+        primary.put(f"{name}.bin", name.encode() * 400_000)
+        until(lambda n=name: primary.active(n) == 1, f"{name} to be published")  # type: ignore[misc]
+    until(lambda: second.active("first") == 1, "its own model")
+    for name in ("second", "third", "fourth"):
+        assert download(second, name, f"{name}.bin") == name.encode() * 400_000
+        time.sleep(0.05)
+    post(second, "/v1/gc")
+    sizes = {path.stat().st_size for path in (second.state / "objects").rglob("*") if path.is_file()}
+    assert sizes == {5 * 400_000, 5 * 400_000, 6 * 400_000}, "first is active, fourth was used last, and third fits"
+
+
+def test_with_the_store_away_status_says_what_cannot_be_had(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    primary.put("fraud.bin", b"1" * 2_000_000)
+    until(lambda: primary.active("fraud") == 1, "the primary to run it")
+    second = fleet.add("two", shared(store))
+    until(lambda: second.active("fraud") == 1, "the other to run it")
+    third = fleet.add("three", shared(store, 'ahead = ["nothing"]\n'))
+    shutil.move(store, tmp_path / "away")
+    store.write_text("not a directory: every request fails")
+    primary.put("fraud.bin", b"2" * 2_000_000)
+    until(lambda: "what is cached goes on" in fleet.run("status").stdout, "the trouble to be said")
+    assert content(second, "fraud") == b"1" * 2_000_000 == download(third, "fraud", "fraud.bin")
+    store.unlink()
+    shutil.move(tmp_path / "away", store)
+    until(lambda: second.active("fraud") == 2, "publishing to go on", 60)
+    until(lambda: "what is cached goes on" not in fleet.run("status").stdout, "the trouble to be over")

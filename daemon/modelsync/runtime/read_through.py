@@ -40,12 +40,12 @@ class ReadThrough:
     async def file(self, name: ModelName, number: Version, path: str) -> Growing:
         """A published file that grows here until it is whole.
 
-        Raises: NoSuchVersion: the version has no such file, or the model is one that every host holds itself;
+        Raises: NoSuchVersion: the version has no such file, or the model is replicated and nobody wants this one;
             PolicyRefusal: too many at once; what the pull of its manifest raises.
         """
         record = self._book.record(name)
         record.require(number)
-        if record.placement.mode == "replicated":
+        if record.placement.mode == "replicated" and number != record.wanted:  # that is on its way here all the same
             raise NoSuchVersion(reason=f"version {number} of {name} is not held on this host")
         manifest, digest = await self._stager.document_of(record, number)
         entry = _entry(manifest, path)

@@ -20,6 +20,10 @@ from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
 from modelsync.edges.disk import durable
 
+WRITE_BYTES = 64 << 10
+"""Of one pwrite(2). 1 MiB at once the kernel puts into one large folio, which on a virtual machine is memory that the
+host has taken back: 0.65 s for 256 MiB, against 0.05 s in pieces that recycled pages serve."""
+
 
 def open_partial(path: Path, size_bytes: int) -> int:
     """Open the file that an object grows in, new or as an earlier try left it. Raises OSError."""
@@ -85,7 +89,7 @@ def _next_data(descriptor: int, position: int) -> int | None:
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
     """Write every byte at an offset; pwrite(2) may take fewer than it is given."""
     while data:
-        size = os.pwrite(descriptor, data, offset)
+        size = os.pwrite(descriptor, data[:WRITE_BYTES], offset)
         data, offset = data[size:], offset + size
 
 

@@ -25,8 +25,8 @@ SEGMENT_BYTES = 64 << 20
 """One request: a store that must open a large object anew for each has few to answer."""
 AHEAD = 1
 """Segments that are begun beside the first, so that there is no gap between two."""
-WAITING_PIECES = 16
-"""Held of each segment at most: 32 MiB of memory a body, and no more is thrown away where another peer is quicker."""
+WAITING_PIECES = 64
+"""Held of each segment at most: 16 MiB of memory a body, and no more is thrown away where another peer is quicker."""
 SILENT_S = 20.0
 """Without a byte for so long a store is given up, after the client's own tries: S3 means a second."""
 _LOOK_S = 0.5

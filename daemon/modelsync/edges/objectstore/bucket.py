@@ -30,8 +30,9 @@ PART_BYTES = 16 << 20
 MAX_PARTS = 9_000
 SMALL_BYTES = 8 << 20
 """Up to here one request that only creates."""
-PIECE_BYTES = 1 << 20
-"""Handed on at a time of what a request brings: one chunk."""
+PIECE_BYTES = 128 << 10
+"""Handed on at a time of what a request brings. 1 MiB took 2.6 times as long: each piece was memory that
+was new to the process."""
 REQUESTS_AT_ONCE = 8
 """Over all pulls: one S3 connection gives some 90 MB/s."""
 DELETED_AT_ONCE = 100

@@ -11,20 +11,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modelsync.core.errors import ObjectStoreRefused
-from modelsync.edges.disk.durable import local_faults
 
+ENDPOINTS = ("aws_endpoint_url_s3", "aws_endpoint_url", "aws_endpoint", "azure_storage_endpoint")
+"""Names of settings, and in capitals of the environment."""
+CREDENTIAL = "object-store"
 MAX_FILE_BYTES = 64 << 10
 TIMEOUT_S = 300
 """For one request and its body: at least 220 KB/s for a segment of 64 MiB. Silence is noticed by who reads."""
 CONNECT_TIMEOUT_S = 3
 
 
+def credentials_of(configured: Path | None) -> Path | None:
+    """The file to read: the configured one, else what systemd's ``LoadCredential=object-store:…`` has put there."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if configured is not None or not directory:
+        return configured
+    loaded = Path(directory, CREDENTIAL)
+    return loaded if loaded.exists() else None
+
+
 def read_settings(path: Path | None) -> dict[str, str]:
-    """``name=value`` lines; empty ones and ``#`` comments are skipped. Raises DiskFailed, ObjectStoreRefused."""
+    """``name=value`` lines; empty ones and ``#`` comments are skipped. Raises ObjectStoreRefused."""
     if path is None:
         return {}
-    with local_faults(path, "read the object store's credentials"), open(path, "rb") as file:
-        text = file.read(MAX_FILE_BYTES).decode(errors="replace")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_FILE_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise ObjectStoreRefused(operation=f"read {path}", reason=os.strerror(error.errno or 0)) from error
     settings = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
@@ -39,14 +53,16 @@ def read_settings(path: Path | None) -> dict[str, str]:
 
 def client_options(settings: Mapping[str, str]) -> dict[str, object]:
     """Time limits, and whether plain HTTP is meant: only where the endpoint says so."""
-    endpoint = settings.get("aws_endpoint") or settings.get("aws_endpoint_url") or _endpoint_of_environment()
     return {
-        "allow_http": endpoint.startswith("http://"),
+        "allow_http": _endpoint(settings).startswith("http://"),
         "timeout": f"{TIMEOUT_S}s",
         "connect_timeout": f"{CONNECT_TIMEOUT_S}s",
     }
 
 
-def _endpoint_of_environment() -> str:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+def _endpoint(settings: Mapping[str, str]) -> str:
+    """Of the file, else of the environment; empty: the service's own."""
+    given = next((settings[name] for name in ENDPOINTS if settings.get(name)), "")
+    if '"gcs_base_url": "http://' in settings.get("google_service_account_key", ""):
+        return "http://"
+    return given or next((os.environ[name.upper()] for name in ENDPOINTS if os.environ.get(name.upper())), "")
