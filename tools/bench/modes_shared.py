@@ -67,9 +67,13 @@ def removed(fleet: Fleet, daemon: Daemon) -> None:
 
 
 def egress(fleet: Fleet, relay: Relay, sections: str, size_bytes: int, result: Result) -> None:
-    before, began_s = relay.answered_bytes, time.monotonic()
-    nodes = [Daemon(f"node-{n}", fleet.root, fleet.redis_url, sections) for n in range(NODES)]
+    """Hosts of a fleet that is there are asked for a version that lies in the store only, all at once."""
+    nodes = [Daemon(f"node-{n}", fleet.root, fleet.redis_url, sections + 'ahead = ["none"]\n') for n in range(NODES)]
     fleet.daemons += nodes
+    until(lambda: all(living(node) >= NODES for node in nodes), "all hosts to know each other")
+    before, began_s = relay.answered_bytes, time.monotonic()
+    for node in nodes:
+        load(node)
     until(lambda: all(node.current(MODEL) for node in nodes), f"{NODES} hosts to have it", PATIENCE_S)
     took_s = time.monotonic() - began_s
     copies = (relay.answered_bytes - before) / size_bytes
@@ -81,13 +85,21 @@ def egress(fleet: Fleet, relay: Relay, sections: str, size_bytes: int, result: R
         removed(fleet, node)
 
 
+def living(node: Daemon) -> int:
+    return sum(each["state"] != "lost" for each in node.status().get("nodes", ()))
+
+
+def load(node: Daemon) -> None:
+    request = urllib.request.Request(f"{node.url}/v1/models/{MODEL}/load", method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
+
+
 def repeated(node: Daemon, relay: Relay, result: Result) -> None:
     """A load of what is here already, five times over."""
     time.sleep(1.0)
     before = relay.requests
     for _ in range(5):
-        request = urllib.request.Request(f"{node.url}/v1/models/{MODEL}/load", method="POST")
-        urllib.request.urlopen(request, timeout=10).close()
+        load(node)
         until(lambda: node.current(MODEL), "it to be there")
     time.sleep(1.0)
     requests = relay.requests - before

@@ -55,7 +55,7 @@ class Sweeping:
         self._one_at_a_time = asyncio.Lock()
 
     async def run(self) -> None:
-        due_s = self._clock.boottime_s()
+        due_s = self._clock.boottime_s() + self._keeper.settings.grace_s / ROUNDS_IN_A_GRACE
         while True:
             await asyncio.sleep(min(LOOK_S, self._keeper.settings.grace_s))
             if self._depot.trouble is not None:
