@@ -123,6 +123,15 @@ def test_copies_are_those_of_the_rarest_part() -> None:
     assert status.copies({"nodes": []}, "m", 1, EntryId(1, 1)) == 0
 
 
+def test_a_version_that_lies_in_parts_is_retained_while_each_has_a_holder() -> None:
+    def nodes(*told: dict[int, list[int]]) -> list[NodeReport]:
+        return [NodeReport(f"n{at}", "", "", "ok", 0, models={"fraud": line([], each)}) for at, each in enumerate(told)]
+
+    newest, oldest = status.history(record(1, 2), nodes({1: [0], 2: [0, 1]}, {1: [1], 2: [2]}))
+    assert (newest["state"], oldest["state"]) == ("retained", "evicted")
+    assert newest["hosts"] == {"n0": "part 1, 2 held", "n1": "part 3 held"}
+
+
 # --- what the primary writes -----------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,8 @@ def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, 
     """``history --json``: newest first, with what has become of each version."""
     reports = [(report.id, report.models.get(record.name, {})) for report in nodes if not report.lost]
     active = {line.get("active") for _, line in reports}
-    held = {number for _, line in reports for number in line.get("held", ())}
+    told = [line for _, line in reports]
+    held = {number for number in record.versions if _rarest(told, number) > 0}
     lines = []
     for number in catalog.newest_first(record.versions):
         entry = record.versions[number]
@@ -174,7 +175,18 @@ def _outcome(line: Mapping[str, Any], number: Version) -> str:
     why = refused.get(str(number)) if isinstance(refused, Mapping) else None
     if why:
         return f"rejected: {why}"
-    return "active" if line.get("active") == number else "held" if number in line.get("held", ()) else ""
+    if line.get("active") == number:
+        return "active"
+    if number in line.get("held", ()):
+        return "held"
+    parts = line.get("parts", {"held": {}})["held"].get(str(number), ())
+    return f"part {', '.join(str(part + 1) for part in parts)} held" if parts else ""
+
+
+def _rarest(lines: Sequence[Mapping[str, Any]], number: Version | int) -> int:
+    """How many of these hold a version; of one in parts, the part that fewest hold."""
+    count = max((line["parts"]["of"] for line in lines if "parts" in line), default=1)
+    return min(sum(holds(line, number, part, count) for line in lines) for part in range(count))
 
 
 def changes(record: ModelRecord) -> list[dict[str, Any]]:
@@ -205,8 +217,7 @@ def copies(document: Mapping[str, Any], name: str, number: int, at: EntryId) -> 
         for node in document["nodes"]
         if node["state"] != "lost" and node.get("epoch", 0) >= at.epoch
     ]
-    count = max((line["parts"]["of"] for line in lines if "parts" in line), default=1)
-    return min(sum(holds(line, number, part, count) for line in lines) for part in range(count))
+    return _rarest(lines, number)
 
 
 def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
