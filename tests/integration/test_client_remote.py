@@ -66,6 +66,7 @@ def test_models_in_one_piece_are_fetched_too_and_a_daemon_that_is_away_is_said(f
     names = [f"model-{number}" for number in range(4)]
     until(lambda: all(_owner(nodes[0], name) for name in names), "all to be placed")
     nowhere = Client(tmp_path / "no-live-directory", daemon_url=nodes[1].url, watch=False)
+    assert nowhere.names() == names
     for name in names:
         with nowhere.load(name).lease() as model:
             np.testing.assert_array_equal(model, np.arange(ROWS))

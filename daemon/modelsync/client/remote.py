@@ -64,9 +64,14 @@ class Reaching(Offers):
         self._asking: set[str] = set()
 
     def names(self) -> list[str]:
-        with contextlib.suppress(RemoteFault):
-            return sorted({*super().names(), *self._daemon.names()})
-        return super().names()
+        """Raises NoSuchModel: there is no live directory here, and the daemon does not answer."""
+        try:
+            there = self._daemon.names()
+        except RemoteFault:
+            return super().names()
+        with contextlib.suppress(NoSuchModel):
+            there += super().names()
+        return sorted(set(there))
 
     def require(self, name: str) -> None:
         if not self._is_here(name):
