@@ -26,7 +26,6 @@ from modelsync.edges.http.guard import is_loopback
 from modelsync.edges.http.server import HttpServer
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.edges.redis.embedded import EmbeddedRedis
-from modelsync.edges.uploads.kept import Uploads
 from modelsync.runtime.alarms import KINDS
 from modelsync.runtime.answers import NodeAnswers
 from modelsync.runtime.care import Care
@@ -74,7 +73,7 @@ class App:
         self.redis_url = parts.redis_url = self._redis(stack)
         node = parts.node()
         self.limiter = parts.limiter
-        answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(node), **_sent(server)}).render)
+        answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(parts, node), **_sent(server)}).render)
         server = HttpServer(
             answers,
             host=config.node.listen.host,
@@ -83,7 +82,7 @@ class App:
             node=config.node.id,
             fleet=config.fleet.name,
             care=self._care(stack, parts, node),
-            uploads=Uploads(parts.store),
+            uploads=parts.uploads,
             compression=lambda: self.config.transfer.compression,
         )
         await server.start()
@@ -94,7 +93,7 @@ class App:
     def _care(self, stack: AsyncExitStack, parts: Assembly, node: Node) -> Care:
         self.scrub_limiter = RateLimiter(self.config.models.scrub_bytes_per_s)
         check = StoreCheck(parts.store, self.scrub_limiter)
-        care = Care(node, check, lambda: self.config.models.scrub_days, parts.sweeping(node))
+        care = Care(node, check, lambda: self.config.models.scrub_days, parts.under_way, parts.sweeping(node))
         node.crew.start(care.run(), "care")
         stack.callback(check.stop)
         return care
@@ -177,7 +176,7 @@ def _sent(server: HttpServer) -> dict[str, int]:
     return {"sent_bytes": server.sent_bytes, "sent_content_bytes": server.sent_content_bytes}
 
 
-def _snapshot(node: Node) -> dict[str, Any]:
+def _snapshot(parts: Assembly, node: Node) -> dict[str, Any]:
     return {
         "primary": node.elector.authority is not None,
         "epoch": node.elector.epoch,
@@ -185,7 +184,8 @@ def _snapshot(node: Node) -> dict[str, Any]:
         "config_ok": node.settings.config_error is None,
         "alarms": {**dict.fromkeys(KINDS, 0), **node.alarms.counts},
         "models": node.activator.report(),
-        "transfers": node.activator.transfers(),
+        "under_way": parts.under_way.lines(),
+        "uploaded_bytes": parts.uploads.received_bytes,
         "received_bytes": node.stager.received.wire_bytes,
         "received_content_bytes": node.stager.received.content_bytes,
     }

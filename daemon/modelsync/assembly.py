@@ -15,9 +15,10 @@ from typing import Any
 
 from modelsync.config import Config
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import PeerUnavailable
+from modelsync.core.errors import ModelsyncError, PeerUnavailable
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import NodeId
+from modelsync.core.status import UNREAD, NodeReport
 from modelsync.core.swarm.neighbours import Labels
 from modelsync.edges.disk.asked_file import AskedFile, UsedVersions
 from modelsync.edges.disk.catalog_files import CatalogFiles
@@ -44,6 +45,7 @@ from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.edges.redis.bus import RedisBus
 from modelsync.edges.redis.catalog import RedisCatalog
 from modelsync.edges.redis.lease import RedisLease
+from modelsync.edges.uploads.kept import Uploads
 from modelsync.ports import Promise, SourceFile, Sources
 from modelsync.redis_client import LEASE_TIMEOUT_S, redis_client
 from modelsync.runtime.activator import Activator
@@ -72,6 +74,7 @@ from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.sourcing import Sourcing
 from modelsync.runtime.staging import Stager
 from modelsync.runtime.sweeping import Sweeping
+from modelsync.runtime.under_way import UnderWay
 
 RESCAN_S = 30.0
 
@@ -185,7 +188,7 @@ class Assembly:
 
     @cached_property
     def book(self) -> Book:
-        return Book(self.catalog, self.catalog_files, self.ledger, self.alarms.raised)
+        return Book(self.catalog, self.catalog_files, self.ledger, self.clock.boottime_s, self.alarms.raised)
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
@@ -197,17 +200,25 @@ class Assembly:
 
     async def promise(self, node: NodeId, epoch: int, holder: NodeId, nonce: str) -> Promise:
         """Implements ports.Peers: asks another member for its promise over HTTP."""
-        return await self.control.promise(self._url_of(node), epoch, holder, nonce)
+        return await self.control.promise(await self._url_of(node), epoch, holder, nonce)
 
     async def _peer_catalog(self, node: NodeId) -> tuple[list[ModelRecord], FleetRecord]:
-        return await self.control.catalog(self._url_of(node))
+        return await self.control.catalog(await self._url_of(node))
 
-    def _url_of(self, node: NodeId) -> str:
+    async def _url_of(self, node: NodeId) -> str:
         """Where a member listens, as it last reported. Raises PeerUnavailable."""
-        for report in self.book.nodes:
-            if report.id == node and report.url:
-                return report.url
+        known = next((report for report in self.book.nodes if report.id == node), None)
+        if known is not None and known.state == UNREAD:  # a large fleet's reports are read by and by
+            known = await self._read_report(node)
+        if known is not None and known.url:
+            return known.url
         raise PeerUnavailable(peer=node, reason="its address is not known")
+
+    async def _read_report(self, node: NodeId) -> NodeReport | None:
+        try:
+            return await self.book.report_of(node)
+        except ModelsyncError as error:
+            raise PeerUnavailable(peer=node, reason=f"its address cannot be read: {error}") from error
 
     @cached_property
     def limiter(self) -> RateLimiter:
@@ -485,6 +496,14 @@ class Assembly:
         )
 
     @cached_property
+    def uploads(self) -> Uploads:
+        return Uploads(self.store)
+
+    @cached_property
+    def under_way(self) -> UnderWay:
+        return UnderWay(pulls=self.activator.pulls, uploads=self.uploads.progress, clock=self.clock)
+
+    @cached_property
     def reporting(self) -> Reporting:
         return Reporting(
             identity=self.identity,
@@ -500,6 +519,7 @@ class Assembly:
             health=self.health,
             alarms=self.alarms,
             clock=self.clock,
+            under_way=self.under_way,
             switched=self.collecting.wake,
         )
 

@@ -63,7 +63,7 @@ def test_a_slow_copy_is_never_published_half(fleet: Fleet) -> None:
             time.sleep(0.5)  # longer than settle_s
             assert alpha.tree("slow") is None
     until(lambda: live(alpha, "slow", b"x" * 5000), "the whole file")
-    assert alpha.active("slow") == 1
+    until(lambda: alpha.active("slow") == 1, "its report")
 
 
 def test_what_is_not_a_model_is_refused_with_a_visible_reason(fleet: Fleet) -> None:

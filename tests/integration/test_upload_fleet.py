@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.daemons import FLEET, Daemon, Fleet, until
@@ -69,6 +72,13 @@ def after(link: SlowLink, size_bytes: int) -> None:
     until(lambda: link.in_bytes - begun > size_bytes, f"{size_bytes} bytes over the link")
 
 
+def moving(daemon: Daemon, name: str) -> dict[str, Any] | None:
+    """What a daemon says of the upload that arrives there, once it knows how fast it is."""
+    node = next(node for node in daemon.status()["nodes"] if node["id"] == daemon.name)
+    line: dict[str, Any] = node.get("uploads", {}).get(name, {})
+    return line if line.get("rate_bytes_per_s") and line.get("left_s") else None
+
+
 def whole(daemon: Daemon, name: str, path: Path) -> bool:
     tree = daemon.tree(name)
     return tree is not None and (tree / path.name).read_bytes() == path.read_bytes()
@@ -82,6 +92,12 @@ def test_a_sender_that_was_killed_and_runs_again_sends_what_is_missing(
     begun = link.in_bytes
     first = Sender(fleet, "killed", path)
     after(link, SIZE // 2)
+    line = until(lambda: moving(primary, "killed"), "a rate")
+    assert SIZE // 4 < line["done_bytes"] < line["total_bytes"] == SIZE
+    assert RATE / 4 < line["rate_bytes_per_s"] < 2 * RATE and 0 < line["left_s"] < 10
+    assert "receives" in fleet.run("status").stdout
+    with urllib.request.urlopen(f"{primary.url}/metrics", timeout=5) as answer:
+        assert b'modelsync_upload_left_seconds{model="killed"}' in answer.read()
     first.process.kill()
     first.ended()
     code, out, err = Sender(fleet, "killed", path).ended()
@@ -159,3 +175,25 @@ def test_a_second_version_sends_what_changed(fleet: Fleet, links: dict[str, Slow
     assert {path.name: path.read_bytes() for path in tree.iterdir()} == {
         path.name: path.read_bytes() for path in root.iterdir()
     }
+
+
+def test_a_terminal_sees_a_bar_and_a_script_sees_json(fleet: Fleet, tmp_path: Path) -> None:
+    path = random_file(tmp_path)
+    seen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "modelsync.cli", "--redis", fleet.redis_url, "--fleet", FLEET, "publish", "bar"]
+    process = subprocess.Popen([*command, str(path), "--wait", "3"], stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
+    shown = b""
+    while process.poll() is None or not shown.endswith(b"\x1b[K"):
+        try:
+            shown += os.read(seen, 65536)
+        except OSError:  # EIO: the other end was closed
+            break
+    os.close(seen)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and out.startswith("bar published as version 1"), out
+    lines = [line for line in shown.decode().replace("\x1b[K", "").split("\r") if line]
+    sending = [line for line in lines if line.startswith("sending  [")]
+    assert len(sending) > 5 and "MiB/s" in sending[-2] and " left" in sending[len(sending) // 2]
+    assert any(line.startswith("held by ") and " of 3 hosts" in line for line in lines)
+    assert shown.endswith(b"\r\x1b[K"), "the line is left empty"

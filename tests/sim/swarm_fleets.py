@@ -9,17 +9,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelsync.core import rollcall
+from modelsync.core.election.candidacy import MAX_RANKS, SELDOM
+from modelsync.core.manifest import CHUNK_BYTES
 from modelsync.core.swarm.messages import Limits
 from tests.sim.swarm_world import World
 
 TRANSFERS = 100_000
 """Chunks times nodes of one simulation: about a minute; a fleet of 10,000 has four times as many."""
 FEWEST, MOST = 40, 640
-REPORT_S = 2.0
-REPORT_COMMANDS = 3
-"""HSET, EXPIRE, SADD; runtime/reporting.py writes one each REPORT_S, and reads those of all others as often."""
+REPORT_S, POLL_S, TTL_S = 2.0, 5.0, 3.0
+"""Of runtime/reporting.py, and the defaults of the configuration."""
 CATALOG_COMMANDS = 8
 """Of one node that hears of a version: lease, end of the log, its entries, the record; and its announcement."""
+CHANGES = 3
+"""Reports of one node that are others than before: it pulls, it holds, it has switched."""
+
+
+def redis_commands(nodes: int, took_s: float) -> float:
+    """What all nodes of a fleet ask of Redis in that time, as ``tools/bench/crowd`` counts it."""
+    look_s = rollcall.look_every_s(nodes, primary=False)
+    report = took_s / REPORT_S * 3 + CHANGES  # EXPIRE, SADD and the beat; the report where it is another one
+    looks = max(1.0, took_s / look_s)
+    changed = min(rollcall.AT_ONCE + 1.0, CHANGES * nodes / looks) * 2  # HGETALL and PTTL of each
+    lease = took_s / (SELDOM * TTL_S if nodes > MAX_RANKS else 0.25)
+    follower = CATALOG_COMMANDS + report + looks * (2 + changed) + lease + took_s / POLL_S * 4
+    primary = report + took_s / REPORT_S * 2 + 2 * CHANGES * nodes + took_s / 0.25
+    return (nodes - 1) * follower + primary
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +60,18 @@ def chunks_for(replicas: int) -> int:
     return max(FEWEST, min(MOST, TRANSFERS // replicas))
 
 
+def small(replicas: int, size_bytes: int, rate_bytes_per_s: float) -> World:
+    """A fleet of a few replicas, chunk for chunk."""
+    world = World(
+        replicas=replicas,
+        chunks=-(-size_bytes // CHUNK_BYTES),
+        chunk_bytes=CHUNK_BYTES,
+        rate_bytes_per_s=rate_bytes_per_s,
+    )
+    world.run()
+    return world
+
+
 def pull(replicas: int, size_bytes: int, rate_bytes_per_s: float, seed: int = 1) -> Figures:
     """Let so many replicas pull one version."""
     chunks = chunks_for(replicas)
@@ -57,8 +85,6 @@ def pull(replicas: int, size_bytes: int, rate_bytes_per_s: float, seed: int = 1)
     )
     world.run(until_s=24 * 3600)
     done = sorted(host.done_s for host in world.replicas if host.done_s is not None)
-    reads = 1 + 2 * (replicas + 1)  # SMEMBERS, and HGETALL and PTTL of each node
-    each = CATALOG_COMMANDS + (REPORT_COMMANDS + reads) * world.last_s / REPORT_S
     return Figures(
         replicas=replicas,
         chunks=chunks,
@@ -67,7 +93,7 @@ def pull(replicas: int, size_bytes: int, rate_bytes_per_s: float, seed: int = 1)
         last_s=world.last_s,
         egress_copies=world.egress_copies,
         maps_read_per_s=world.looks / replicas / world.last_s,
-        redis_commands=replicas * each,
+        redis_commands=redis_commands(replicas + 1, world.last_s),
         gave_up=replicas - len(done),
         events=world.events,
     )

@@ -25,9 +25,7 @@ from report import Bar, Result, arguments, finish, table  # noqa: E402
 from tests import namespaces  # noqa: E402
 from tests.integration.daemons import until  # noqa: E402
 from tests.netfleet import NetFleet  # noqa: E402
-from tests.sim.swarm_world import World  # noqa: E402
-
-from modelsync.core.manifest import CHUNK_BYTES  # noqa: E402
+from tests.sim.swarm_fleets import small  # noqa: E402
 
 MODEL = "large"
 TIMEOUT_S = 600.0
@@ -69,14 +67,6 @@ def pull(replicas: int, size_bytes: int, mbit: int, scratch: Path) -> tuple[floa
         return took_s, (fleet.sent_bytes(names[0]) - before) / size_bytes
 
 
-def simulated(replicas: int, size_bytes: int, mbit: int) -> World:
-    world = World(
-        replicas=replicas, chunks=size_bytes // CHUNK_BYTES, chunk_bytes=CHUNK_BYTES, rate_bytes_per_s=mbit * 125_000
-    )
-    world.run()
-    return world
-
-
 def measure(size_bytes: int, runs: int, mbit: int, counts: list[int], out: Path) -> Result:
     took: dict[int, list[float]] = {count: [] for count in counts}
     egress: dict[int, list[float]] = {count: [] for count in counts}
@@ -96,7 +86,7 @@ def _judged(
     print(
         f"\n{size_bytes / MIB:.0f} MiB at {mbit} Mbit/s a link; a link alone needs {size_bytes * 8e-6 / mbit:.1f} s\n"
     )
-    rows, worlds = [], {count: simulated(count, size_bytes, mbit) for count in took}
+    rows, worlds = [], {count: small(count, size_bytes, mbit * 125_000) for count in took}
     for count, seconds in took.items():
         middle, model = median(seconds), worlds[count].last_s
         rows.append(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from modelsync.access import Target, access, run
 from modelsync.cli.output import print_json, printable, size
-from modelsync.core.errors import IntegrityFault
+from modelsync.cli.progress import Bar
+from modelsync.core.errors import IntegrityFault, ModelsyncError
 
+if TYPE_CHECKING:
+    from modelsync.edges.http.control import ControlClient
+
+LOOK_S = 0.5
 LONG_S = 86_400.0
 """Everything that a host holds is read at a bounded rate."""
 
@@ -59,11 +67,16 @@ def scrub_command(target: Target, as_json: bool) -> None:
     What is damaged is set aside, for a person to look at. Exit code 4 if something could not be repaired.
     """
 
+    bar = Bar(quiet=as_json)
+
     async def ask() -> dict[str, Any]:
         async with access(target, LONG_S) as fleet:
-            return await fleet.ask(lambda control, url: control.scrub(url))
+            return await fleet.ask(functools.partial(_scrubbed, bar))
 
-    found = run(ask())
+    try:
+        found = run(ask())
+    finally:
+        bar.end()
     if as_json:
         print_json(found)
     else:
@@ -73,6 +86,19 @@ def scrub_command(target: Target, as_json: bool) -> None:
         click.echo(f"{found['versions']} versions read, {len(found['damaged'])} damaged")
     if not all(item["repaired"] for item in found["damaged"]):
         raise click.exceptions.Exit(IntegrityFault.exit_code)
+
+
+async def _scrubbed(bar: Bar, control: ControlClient, url: str) -> dict[str, Any]:
+    scrub = asyncio.ensure_future(control.scrub(url))
+    try:
+        while not (await asyncio.wait({scrub}, timeout=LOOK_S))[0]:
+            with contextlib.suppress(ModelsyncError):
+                line = await control.scrubbing(url)
+                if line:
+                    bar.show("reading", int(line["done_bytes"]), int(line["total_bytes"]))
+        return scrub.result()
+    finally:
+        scrub.cancel()
 
 
 COMMANDS = (gc_command, scrub_command)

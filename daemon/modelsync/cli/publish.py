@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, printable, size
+from modelsync.cli.output import print_json
+from modelsync.cli.progress import Bar, moved
 from modelsync.core.errors import BadName
 from modelsync.core.ids import model_name, version
-from modelsync.publishing.upload import await_copies, upload
+from modelsync.publishing.upload import Waiting, await_copies, upload
 
 
 @click.command("publish")
@@ -53,15 +53,20 @@ def publish_command(
 
     async def work() -> dict[str, Any]:
         async with access(target, timeout_s=max(10.0, timeout_s)) as fleet:
-            bar = _Bar(quiet=as_json)
             published = await upload(
                 fleet, model, path, version=wanted, note=note, author=author or getpass.getuser(), metadata=metadata,
-                progress=bar.show, say=lambda text: click.echo(printable(text), err=True),
+                progress=functools.partial(bar.show, "sending"), on_read=functools.partial(bar.show, "reading"),
+                say=bar.say,
             )  # fmt: skip
-            bar.end()
-            return await await_copies(fleet, published, copies, timeout_s)
+            return await await_copies(
+                fleet, published, copies, timeout_s, waiting=lambda line: bar.note(_waiting(line))
+            )
 
-    result = run(work())
+    bar = Bar(quiet=as_json)
+    try:
+        result = run(work())
+    finally:
+        bar.end()
     if as_json:
         print_json(result)
         return
@@ -83,24 +88,9 @@ def _metadata(path: Path | None) -> dict[str, Any] | None:
     return value
 
 
-class _Bar:
-    """Progress on a terminal's stderr; nothing elsewhere."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
-        self._started_s = time.monotonic()
-
-    def show(self, sent_bytes: int, total_bytes: int) -> None:
-        if self._quiet:
-            return
-        took_s = max(1e-3, time.monotonic() - self._started_s)
-        rate = f"{size(int(sent_bytes / took_s))}/s"
-        percent = 100 * sent_bytes // max(1, total_bytes)
-        sys.stderr.write(f"\r{percent:3d} %  {size(sent_bytes)} of {size(total_bytes)}  {rate}\x1b[K")
-
-    def end(self) -> None:
-        if not self._quiet:
-            sys.stderr.write("\r\x1b[K")
+def _waiting(line: Waiting) -> str:
+    pulling = (f"{node}: {moved(transfer)}" for node, transfer in sorted(line.transfers.items()))
+    return "; ".join([f"held by {line.held} of {line.wanted} hosts", *pulling])
 
 
 COMMANDS = (publish_command,)

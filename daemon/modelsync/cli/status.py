@@ -9,6 +9,7 @@ import click
 from modelsync.access import Target, access, run
 from modelsync.cli import placement_table
 from modelsync.cli.output import print_json, print_table, printable
+from modelsync.cli.progress import moved
 from modelsync.cli.rollout import sentence
 
 
@@ -44,9 +45,23 @@ def _show(document: dict[str, Any]) -> None:
         ("MODEL", "HEAD", "WANTED", "PINNED", *(n["id"] for n in document["nodes"])),
         map(_row(document), document["models"]),
     )
+    _show_moving(document)
     _show_rollouts(document)
     placement_table.show(document)
     _show_troubles(document)
+
+
+def _show_moving(document: dict[str, Any]) -> None:
+    """What is pulled, uploaded or read again just now, host by host."""
+    rows = []
+    for node in document["nodes"]:
+        for what, key in (("pulls", "transfers"), ("receives", "uploads")):
+            rows += [(node["id"], what, name, moved(line)) for name, line in sorted(node.get(key, {}).items())]
+        if node.get("scrub"):
+            rows.append((node["id"], "reads again", "", moved(node["scrub"])))
+    if rows:
+        click.echo()
+        print_table(("NODE", "DOES", "MODEL", "DONE"), rows)
 
 
 def _row(document: dict[str, Any]) -> Any:

@@ -16,6 +16,10 @@ from modelsync.core.rollout.record import Rollout
 from modelsync.core.storage.parts import holds, told, well_told
 from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 
+MOVING = ("transfers", "uploads", "scrub")
+"""What ``runtime.under_way`` tells."""
+UNREAD = "unread"
+"""The state of a node that is known by its name alone so far."""
 LOST_AFTER_S = 10.0
 """Five missed reports (one each 2 s): the node is shown as lost; nothing else follows from it."""
 
@@ -39,6 +43,13 @@ class NodeReport:
     labels: Labels = UNLABELLED
     incarnation: str = ""
     """Of the process that wrote it: two of them under one id are two nodes by mistake."""
+    stale: bool = False
+    """It has written another one since, which was not read here yet."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether bytes move on it, of which its report says more each time without being another."""
+        return any(self.extra.get(key) for key in MOVING)
 
     @property
     def lost(self) -> bool:

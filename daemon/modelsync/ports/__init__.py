@@ -19,6 +19,7 @@ from modelsync.ports.bus import Subscribed as Subscribed
 from modelsync.ports.bus import Woken as Woken
 from modelsync.ports.care import BytesCheck as BytesCheck
 from modelsync.ports.care import CareApi as CareApi
+from modelsync.ports.catalog import Beats as Beats
 from modelsync.ports.catalog import Catalog as Catalog
 from modelsync.ports.catalog import CatalogRead as CatalogRead
 from modelsync.ports.catalog import Change as Change

@@ -61,6 +61,14 @@ class Glance:
     rollout: Rollout | None
 
 
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """Who belongs to the fleet, and what each that writes beats wrote last (``core.rollcall``)."""
+
+    names: Sequence[str]
+    beats: Mapping[str, str]
+
+
 class Catalog(Protocol):
     """The catalog as Redis holds it. Every method raises RedisUnavailable, RedisRefused or MalformedMessage."""
 
@@ -75,9 +83,14 @@ class Catalog(Protocol):
     async def append(self, authority: Authority, change: Change) -> None:
         """Write one change, fenced. Raises LeaseLost, StaleEpoch, VersionConflict too."""
 
-    async def nodes(self) -> list[NodeReport]: ...
+    async def beats(self) -> Beats: ...
 
-    async def report(self, node: NodeId, fields: Mapping[str, str]) -> None: ...
+    async def reports(self, names: Sequence[str]) -> list[NodeReport]:
+        """Those of these nodes that there are."""
+
+    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, whole: bool) -> bool:
+        """Write what of this node's report is new, and its beat. ``whole``: it is all of it. False: the rest is gone,
+        and must be written again."""
 
     async def forget(self, node: NodeId) -> None: ...
 

@@ -120,12 +120,14 @@ async def upload(
     author: str,
     metadata: Mapping[str, Any] | None,
     progress: Told | None = None,
+    on_read: Told = lambda done, total: None,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Send a file or a directory to whichever daemon is primary, as often as it takes.
 
     Args:
         progress: called with (bytes that arrived, bytes in all); fewer than before after a change of primary.
+        on_read: called with (bytes read, bytes in all) before, while digests are made.
         say: told, as a sentence, why an upload was interrupted.
     Returns:
         ``{"model", "version", "digest", "id", "unchanged"}``.
@@ -139,7 +141,7 @@ async def upload(
 
     told = progress or (lambda done, total: None)
     files = await asyncio.to_thread(files_of, path)
-    plan = await asyncio.to_thread(planned, files, lambda size: None)
+    plan = await asyncio.to_thread(planned, files, _counted(files, on_read))
     said = {"note": note, "author": author, "version": str(version or "")}
     said["metadata"] = json.dumps(dict(metadata), allow_nan=False) if metadata else ""
     said = {key: text for key, text in said.items() if text}
@@ -151,6 +153,17 @@ async def upload(
                 raise
     whole = not await asyncio.to_thread(path.is_dir)
     return await _in_one(fleet, model, files, plan, whole, said, told)
+
+
+def _counted(files: tuple[OutgoingFile, ...], told: Told) -> Callable[[int], None]:
+    total, done = sum(file.size_bytes for file in files), 0
+
+    def read(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        told(done, total)
+
+    return read
 
 
 async def _in_one(
@@ -175,13 +188,28 @@ async def _in_one(
     return await fleet.ask(send)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How far the fleet is with a version that was published."""
+
+    held: int
+    wanted: int
+    transfers: Mapping[str, Mapping[str, Any]]
+    """A report's line, by the node that pulls."""
+
+
 async def await_copies(
-    fleet: Access, published: Mapping[str, Any], wanted: int | None, timeout_s: float
+    fleet: Access,
+    published: Mapping[str, Any],
+    wanted: int | None,
+    timeout_s: float,
+    waiting: Callable[[Waiting], None] = lambda line: None,
 ) -> dict[str, Any]:
     """The publish's answer with ``copies``: how many living nodes hold the version, once that is enough.
 
     Args:
         wanted: None: two, or one in a fleet of one.
+        waiting: told how far it is, each time it is not there yet.
     Raises:
         TimedOut: which says what was reached; the version is published all the same.
     """
@@ -191,11 +219,20 @@ async def await_copies(
         document = await fleet.status()
         living = sum(node["state"] != "lost" for node in document["nodes"])
         held = status.copies(document, model, number, at)
-        if held >= (min(2, living) if wanted is None else wanted):
+        enough = min(2, living) if wanted is None else wanted
+        if held >= enough:
             return {**published, "copies": held}
+        waiting(Waiting(held, enough, _pulls_of(document, model)))
         if time.monotonic() > deadline_s:
             raise TimedOut(
                 what=f"{model} version {number} is published; waiting for copies",
                 reached=f"{held} of {wanted or 2} nodes hold it after {timeout_s:g} s",
             )
         await asyncio.sleep(POLL_S)
+
+
+def _pulls_of(document: Mapping[str, Any], model: str) -> dict[str, Mapping[str, Any]]:
+    lines = ((node["id"], node.get("transfers", {}).get(model)) for node in document["nodes"])
+    return {
+        node: line for node, line in lines if isinstance(line, dict) and {"done_bytes", "total_bytes"} <= line.keys()
+    }

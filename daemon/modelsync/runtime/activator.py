@@ -20,7 +20,7 @@ from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import DiskFull, HookFailed, ModelsyncError, VersionRejected
 from modelsync.core.ids import Digest, EntryId, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest
-from modelsync.ports import ActiveRecord, Clock, LiveLinks, VersionStore
+from modelsync.ports import ActiveRecord, Clock, LiveLinks, Progress, VersionStore
 from modelsync.runtime import inventory
 from modelsync.runtime.book import Book
 from modelsync.runtime.crew import Crew
@@ -152,13 +152,9 @@ class Activator:
             )
         return lines
 
-    def transfers(self) -> dict[str, dict[str, int]]:
-        """Pulls under way: bytes done of bytes in all, by model."""
-        under_way = {name: model.progress for name, model in self._models.items() if model.progress}
-        return {
-            str(name): {"done_bytes": item.done_bytes, "total_bytes": item.total_bytes}
-            for name, item in under_way.items()
-        }
+    def pulls(self) -> dict[str, Progress]:
+        """Pulls under way, by model."""
+        return {str(name): model.progress for name, model in self._models.items() if model.progress}
 
     def unready(self) -> list[str]:
         """Models whose wanted version is not active here, as phrases."""

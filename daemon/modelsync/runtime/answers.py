@@ -76,7 +76,7 @@ class NodeAnswers:
         if node.health.error is not None:
             return
         try:
-            await node.catalog.report(node.identity.node, node.reporting.report())
+            await node.reporting.write()
             await node.book.refresh_nodes()
         except ModelsyncError as error:
             node.health.failed("report", error)

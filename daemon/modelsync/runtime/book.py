@@ -7,16 +7,17 @@ to Redis (the publisher does).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import structlog
 
-from modelsync.core import catalog
+from modelsync.core import catalog, rollcall
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import StaleEpoch
 from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import EntryId, ModelName
+from modelsync.core.rollcall import RollCall
 from modelsync.core.status import NodeReport
 from modelsync.ports import Catalog, CatalogDisk, EpochLedger, LeaseView
 
@@ -37,13 +38,17 @@ class Book:
         catalog_: Catalog,
         disk: CatalogDisk,
         ledger: EpochLedger,
+        now_s: Callable[[], float],
         alarm: Callable[[str, str], None] = lambda kind, what: None,
     ) -> None:
         self._alarm = alarm
         self._catalog = catalog_
         self._disk = disk
         self._ledger = ledger
+        self._now_s = now_s
         self._guard = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self._roll = RollCall()
         self.records: dict[ModelName, ModelRecord] = {}
         self.orphans: dict[ModelName, ModelRecord] = {}
         """Records whose versions only this node has: published by it when its last writes were lost."""
@@ -198,6 +203,21 @@ class Book:
         async with self._guard:
             pass
 
-    async def refresh_nodes(self) -> None:
-        """Read the other nodes' reports. Raises RedisUnavailable, RedisRefused, MalformedMessage."""
-        self.nodes = await self._catalog.nodes()
+    async def refresh_nodes(self, *, first: Collection[str] = (), everything: bool = True) -> None:
+        """Look who is there, and read the reports that have changed. Raises RedisUnavailable, RedisRefused,
+        MalformedMessage.
+
+        Args:
+            first: whose reports matter most here.
+            everything: read all that changed, however many.
+        """
+        async with self._looking:
+            look = await self._catalog.beats()
+            self._roll.looked(look.names, look.beats, self._now_s())
+            due = self._roll.due(self._now_s(), None if everything else rollcall.AT_ONCE, first)
+            self._roll.read(due, await self._catalog.reports(due), self._now_s())
+            self.nodes = self._roll.nodes(self._now_s())
+
+    async def report_of(self, node: str) -> NodeReport | None:
+        """One node's report, read now. Raises as ``refresh_nodes``."""
+        return next(iter(await self._catalog.reports([node])), None)

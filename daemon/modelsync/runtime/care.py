@@ -20,10 +20,11 @@ from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import Manifest
 from modelsync.core.status import iso_time
 from modelsync.core.storage import parts
-from modelsync.ports import BytesCheck
+from modelsync.ports import BytesCheck, Progress
 from modelsync.runtime.node import Node
 from modelsync.runtime.staging import Work
 from modelsync.runtime.sweeping import Sweeping
+from modelsync.runtime.under_way import UnderWay
 
 log = structlog.get_logger()
 
@@ -38,12 +39,18 @@ class Care:
     """Implements ports.CareApi."""
 
     def __init__(
-        self, node: Node, check: BytesCheck, scrub_days: Callable[[], float], sweeping: Sweeping | None = None
+        self,
+        node: Node,
+        check: BytesCheck,
+        scrub_days: Callable[[], float],
+        under_way: UnderWay,
+        sweeping: Sweeping | None = None,
     ) -> None:
         self._node = node
         self._sweeping = sweeping
         self._check = check
         self._scrub_days = scrub_days
+        self._under_way = under_way
         self._one_at_a_time = asyncio.Lock()
 
     # --- garbage -----------------------------------------------------------------------------------------------------
@@ -88,20 +95,36 @@ class Care:
     async def scrub(self) -> dict[str, Any]:
         """One pass over all that is held. Raises LocalFault."""
         async with self._one_at_a_time:
-            checked, damaged, repaired = 0, [], 0
-            for record in list(self._node.book.records.values()):
-                for number, entry in sorted(record.versions.items()):
-                    manifest = await asyncio.to_thread(self._held, record, entry)
-                    if manifest is None:
-                        continue
-                    checked += 1
-                    bad = await asyncio.to_thread(self._check.check, manifest, record.name, entry.digest)
-                    if bad:
-                        fixed = await self._repair(record, number, bad)
-                        damaged.append({"model": record.name, "version": number, "paths": bad[:20], "repaired": fixed})
-                        repaired += fixed
-            log.info("store.scrubbed", versions=checked, damaged=len(damaged), repaired=repaired)
-            return {"versions": checked, "damaged": damaged}
+            progress = self._under_way.scrub = Progress(total_bytes=await asyncio.to_thread(self._to_read))
+            try:
+                return await self._scrub(progress)
+            finally:
+                self._under_way.scrub = None
+
+    def scrubbing(self) -> dict[str, Any]:
+        """How far the scrub under way is; empty: none is."""
+        return self._under_way.lines()["scrub"]
+
+    def _to_read(self) -> int:
+        entries = [(record, entry) for record in self._node.book.records.values() for entry in record.versions.values()]
+        manifests = (self._held(record, entry) for record, entry in entries)
+        return sum(manifest.size_bytes for manifest in manifests if manifest is not None)
+
+    async def _scrub(self, progress: Progress) -> dict[str, Any]:
+        checked, damaged, repaired = 0, [], 0
+        for record in list(self._node.book.records.values()):
+            for number, entry in sorted(record.versions.items()):
+                manifest = await asyncio.to_thread(self._held, record, entry)
+                if manifest is None:
+                    continue
+                checked += 1
+                bad = await asyncio.to_thread(self._check.check, manifest, record.name, entry.digest, progress)
+                if bad:
+                    fixed = await self._repair(record, number, bad)
+                    damaged.append({"model": record.name, "version": number, "paths": bad[:20], "repaired": fixed})
+                    repaired += fixed
+        log.info("store.scrubbed", versions=checked, damaged=len(damaged), repaired=repaired)
+        return {"versions": checked, "damaged": damaged}
 
     def _held(self, record: ModelRecord, entry: VersionRecord) -> Manifest | None:
         """The manifest of a version whose tree stands here; one that is itself damaged counts as not held.

@@ -225,7 +225,7 @@ class Elector:
             await self._stop_beside()
 
     async def _until_next_heartbeat(self) -> None:
-        due_s = self._clock.boottime_s() + self._state.timing.heartbeat_s
+        due_s = self._clock.boottime_s() + election.tick_every_s(self._state)
         while True:
             self._wake.clear()
             if self._fault is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from modelsync.core import fleet as fleets
+from modelsync.core import rollcall
 from modelsync.core.election.candidacy import Rival
 from modelsync.core.errors import AuthorityLost, ModelsyncError, RemoteFault
+from modelsync.core.status import NodeReport
 from modelsync.runtime.activator import Activator
 from modelsync.runtime.book import Book
 from modelsync.runtime.elector import Elector
@@ -66,9 +68,15 @@ class Following:
             await self.refresh_nodes()
         self._health.answered("read")
 
+    @property
+    def look_every_s(self) -> float:
+        """How often this node looks who else is there."""
+        return rollcall.look_every_s(len(self._book.nodes), primary=self._elector.authority is not None)
+
     async def refresh_nodes(self) -> None:
         """Read who else is there; the election counts its majorities and ranks its candidates by it."""
-        await self._book.refresh_nodes()
+        holder = self._elector.lease.holder
+        await self._book.refresh_nodes(first=(holder,), everything=self._elector.authority is not None)
         self.tell_elector()
         reported, forgotten = {node.id for node in self._book.nodes}, self._book.fleet.forgotten
         await self._elector.note_members(frozenset((self._book.members | reported) - forgotten))
@@ -84,8 +92,15 @@ class Following:
         """Whether promotions are paused, and against whom this node stands."""
         if not self._book.fleet.paused:
             self.resume_by = ""  # another node has resumed for all
-        rivals = [Rival(n.id, n.applied, n.priority, n.eligible and not n.lost) for n in self._book.nodes]
+        rivals = [self._rival(node) for node in self._book.nodes]
         self._elector.set_eligibility(paused=self._book.fleet.paused and not self.resume_by, rivals=rivals)
+
+    def _rival(self, node: NodeReport) -> Rival:
+        """One that has said something newer is taken to be as far as this node: in a large fleet that is not read yet,
+        and everybody would think themselves the best.
+        """
+        applied = max(node.applied, self._book.applied) if node.stale else node.applied
+        return Rival(node.id, applied, node.priority, node.eligible and not node.lost)
 
     async def _restore_if_behind(self) -> None:
         if self._book.redis_behind and self._elector.authority is not None:

@@ -107,8 +107,8 @@ class Keeper:
         return tuple(self.holders_of(record.name, number, share, count) for share in range(count))
 
     def holders_of(self, name: ModelName, number: Version, share: int, count: int) -> frozenset[str]:
-        """The living nodes that reported one of ``count`` shares of a version verified."""
-        living = (node for node in self._book.nodes if not node.lost)
+        """The living nodes that reported one of ``count`` shares of a version verified, and said nothing else since."""
+        living = (node for node in self._book.nodes if not node.lost and not node.stale)
         return frozenset(node.id for node in living if parts.holds(node.models.get(name, {}), number, share, count))
 
     def versions(self, record: ModelRecord, active: ActiveRecord | None, wish: policy.Wish) -> frozenset[Version]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError
@@ -23,9 +23,12 @@ from modelsync.runtime.office import Office
 from modelsync.runtime.placer import Placer
 from modelsync.runtime.redis_health import RedisHealth
 from modelsync.runtime.settings import Identity, LiveSettings
+from modelsync.runtime.under_way import UnderWay
 from modelsync.runtime.wake import Wake
 
 REPORT_EVERY_S = 2.0
+WHOLE_EVERY_S = 60.0
+"""However little is new: should somebody have changed it in Redis, it is right again by then."""
 REPORT_PAUSE_S = 0.03
 """What changes within this time is told in one report, and the switch that is under way goes first."""
 
@@ -49,6 +52,7 @@ class Reporting:
         health: RedisHealth,
         alarms: Alarms,
         clock: Clock,
+        under_way: UnderWay,
         switched: Callable[[], None],
     ) -> None:
         self.settings = settings
@@ -67,8 +71,14 @@ class Reporting:
         self._health = health
         self._alarms = alarms
         self._clock = clock
+        self._under_way = under_way
         self._incarnation = secrets.token_hex(8)
         self._has_reported = False
+        self._writing = asyncio.Lock()
+        self._written: dict[str, str] | None = None
+        """What Redis is known to have; None: nobody knows."""
+        self._whole_due_s = 0.0
+        self._changes = self._beats = 0
         self._got_further: set[ModelName] = set()
         """Models of which the next report tells something that a rollout waits for."""
         self._wake = Wake()
@@ -120,12 +130,12 @@ class Reporting:
         nodes_due_s = 0.0
         while True:
             try:
-                if self._clock.boottime_s() >= nodes_due_s:  # not with each report of a busy node: it costs N reads
-                    nodes_due_s = self._clock.boottime_s() + REPORT_EVERY_S
+                if self._clock.boottime_s() >= nodes_due_s:  # not with each report of a busy node
                     await self._following.refresh_nodes()
+                    nodes_due_s = self._clock.boottime_s() + self._following.look_every_s
                     self._look_for_twin()  # before our own report hides what a twin has written
                 further, self._got_further = self._got_further, set()
-                await self._catalog.report(self._identity.node, self.report())
+                await self.write()
                 await self._tell_holder(further)
                 self._has_reported = True
                 self._health.answered("report")
@@ -133,6 +143,24 @@ class Reporting:
                 self._health.failed("report", error)
             await self._wake.wait(REPORT_EVERY_S)
             await asyncio.sleep(REPORT_PAUSE_S)
+
+    async def write(self) -> None:
+        """Write what of the report is new, and that this node is alive. Raises RedisUnavailable, RedisRefused."""
+        async with self._writing:
+            fields, now_s = self.report(), self._clock.boottime_s()
+            whole = self._written is None or now_s >= self._whole_due_s
+            before = self._written or {}
+            self._written = None  # until it is known to be there
+            if _said(fields) != _said(before):
+                self._changes += 1
+            self._beats += 1
+            beat = f"{self._incarnation[:8]}.{self._changes} {self._beats}"
+            new = fields if whole else {key: text for key, text in fields.items() if before.get(key) != text}
+            if not await self._catalog.report(self._identity.node, new, beat, whole=whole):
+                await self._catalog.report(self._identity.node, fields, beat, whole=True)
+            if whole:
+                self._whole_due_s = now_s + WHOLE_EVERY_S
+            self._written = fields
 
     async def _tell_holder(self, names: set[ModelName]) -> None:
         """A report about an open rollout is out: its holder reads it now rather than at its next look."""
@@ -154,7 +182,6 @@ class Reporting:
         troubles = (self.settings.config_error, self._elector.trouble, self._health.of("events"))
         for key, value in (
             ("error", "; ".join(filter(None, troubles))),
-            ("transfers", self._activator.transfers()),
             ("refusals", dict(list(self._office.refusals().items())[:50])),
             ("orphans", {name: self._orphan_paths(record) for name, record in self._book.orphans.items()}),
             ("fencing", self._elector.fencing),
@@ -185,6 +212,7 @@ class Reporting:
             "incarnation": self._incarnation,
             "models": json.dumps(self._activator.report(), ensure_ascii=False),
             "extra": json.dumps(extra, ensure_ascii=False),
+            "moving": json.dumps({key: line for key, line in self._under_way.lines().items() if line}),
         }
 
     def _orphan_paths(self, record: ModelRecord) -> dict[str, str]:
@@ -199,3 +227,10 @@ class Reporting:
         for node in self._book.nodes:
             if node.id == self._identity.node and self._has_reported and node.incarnation != self._incarnation:
                 self._alarms.raised("node.twin", f"{node.id} at {node.url or 'no address'} and at {self._identity.url}")
+                self._written = None  # so that what stands there is not the other's for long
+
+
+def _said(fields: Mapping[str, str]) -> dict[str, object]:
+    """What others must read: of what moves, that it does, and not each time how far it is."""
+    moving = json.loads(fields.get("moving", "{}"))
+    return {**fields, "moving": [(kind, sorted(lines)) for kind, lines in sorted(moving.items())]}

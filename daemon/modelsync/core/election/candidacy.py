@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from modelsync.core.election.lease import HANDOFF, HELD, RELEASED, Authority, Timing, Watch, same_grant
 from modelsync.core.ids import ZERO_ID, EntryId
 
+SELDOM = 0.4
+"""Of a ttl: observations further apart than half of one begin anew."""
 MAX_RANKS = 8
 """Later ranks start together with the eighth, so that in a large fleet the last does not wait for minutes."""
 
@@ -42,12 +44,28 @@ FIT = Eligibility()
 
 def start_delay_s(node: str, last_holder: str, eligibility: Eligibility, timing: Timing) -> float:
     """How long this node lets better candidates go first: one heartbeat for each, at most ``MAX_RANKS`` of them."""
+    return min(_rank(node, last_holder, eligibility), MAX_RANKS) * timing.heartbeat_s
+
+
+def _rank(node: str, last_holder: str, eligibility: Eligibility) -> int:
+    """How many candidates are better; all of them for one that is none itself."""
     ranked = sorted(
         (rival for rival in eligibility.rivals if rival.eligible and rival.id != last_holder),
         key=lambda rival: (-rival.applied.epoch, -rival.applied.seq, -rival.priority, rival.id),
     )
-    rank = next((index for index, rival in enumerate(ranked) if rival.id == node), len(ranked))
-    return min(rank, MAX_RANKS) * timing.heartbeat_s
+    return next((index for index, rival in enumerate(ranked) if rival.id == node), len(ranked))
+
+
+def watch_every_s(node: str, last_holder: str, eligibility: Eligibility, timing: Timing) -> float:
+    """How often a node that holds nothing looks at the lease: with each heartbeat, if its turn could come soon.
+
+    In a large fleet all others look just often enough for an observation to count (``lease.observed``): a thousand
+    nodes that read the lease four times a second would be most of what Redis has to do.
+    """
+    soon = not eligibility.excluded and _rank(node, last_holder, eligibility) < MAX_RANKS
+    if soon or len(eligibility.rivals) <= MAX_RANKS:
+        return timing.heartbeat_s
+    return max(timing.heartbeat_s, SELDOM * timing.ttl_s)
 
 
 def ripe_at_s(

@@ -21,6 +21,7 @@ from dataclasses import replace
 
 from modelsync.core.election import holding, watching
 from modelsync.core.election import messages as msg
+from modelsync.core.election.candidacy import watch_every_s
 from modelsync.core.election.state import Role, State, Step
 
 
@@ -31,6 +32,13 @@ def step(state: State, event: msg.Event, now_s: float) -> Step:
         now_s: this node's CLOCK_BOOTTIME at which the event is taken, not that at which it was sent.
     """
     return TABLE[state.role, type(event)](state, event, now_s)
+
+
+def tick_every_s(state: State) -> float:
+    """How long after a tick the next one is due, if nothing wakes the node before."""
+    if state.authority is not None or state.claim is not None:
+        return state.timing.heartbeat_s
+    return watch_every_s(state.node, state.lease.holder, state.eligibility, state.timing)
 
 
 def wake_at_s(state: State) -> float | None:

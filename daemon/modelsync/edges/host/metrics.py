@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 Snapshot = Callable[[], dict[str, Any]]
 """Returns primary (bool), epoch, redis_up (bool), config_ok (bool), alarms (counts by kind), models (a node's report
-lines), transfers, and the counters of ``_TRAFFIC``."""
+lines), under_way (a report's lines of transfers, uploads and scrub), and the counters of ``_TRAFFIC``."""
 
 
 _TRAFFIC = {
@@ -20,6 +20,7 @@ _TRAFFIC = {
     "sent_content_bytes": "What these bytes stood for: more, where they were compressed",
     "received_bytes": "Bytes of models that this node pulled, on the wire",
     "received_content_bytes": "What these bytes stood for",
+    "uploaded_bytes": "Bytes of resumable uploads that came here",
 }
 
 
@@ -39,7 +40,11 @@ class _NodeCollector(Collector):
         for name, text in _TRAFFIC.items():
             yield CounterMetricFamily(f"modelsync_{name}", text, value=state[name])
         yield from self._models(state["models"])
-        yield from self._transfers(state["transfers"])
+        for kind, name in (("pull", "transfers"), ("upload", "uploads")):
+            yield from _moving(kind, state["under_way"][name])
+        if scrub := state["under_way"]["scrub"]:
+            yield _gauge("modelsync_scrub_done_bytes", "Read again by the scrub under way", scrub["done_bytes"])
+            yield _gauge("modelsync_scrub_total_bytes", "Bytes of the scrub under way", scrub["total_bytes"])
 
     @staticmethod
     def _alarms(counts: Mapping[str, int]) -> Metric:
@@ -61,14 +66,20 @@ class _NodeCollector(Collector):
             failed.add_metric([name], int(line["error"] is not None))
         return (active, wanted, failed)
 
-    @staticmethod
-    def _transfers(transfers: dict[str, dict[str, int]]) -> Iterable[Metric]:
-        done = GaugeMetricFamily("modelsync_pull_done_bytes", "Verified bytes of the pull under way", labels=["model"])
-        total = GaugeMetricFamily("modelsync_pull_total_bytes", "Bytes of the pull under way", labels=["model"])
-        for name, line in transfers.items():
-            done.add_metric([name], line["done_bytes"])
-            total.add_metric([name], line["total_bytes"])
-        return (done, total)
+
+def _moving(kind: str, lines: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+    """Bytes, rate and time left of each, by model; what is not known has no sample."""
+    for key, name, text in (
+        ("done_bytes", "done_bytes", f"Verified bytes of the {kind} under way"),
+        ("total_bytes", "total_bytes", f"Bytes of the {kind} under way"),
+        ("rate_bytes_per_s", "rate_bytes_per_second", f"How fast the {kind} under way goes on"),
+        ("left_s", "left_seconds", f"Until the {kind} under way is done, at that rate"),
+    ):
+        family = GaugeMetricFamily(f"modelsync_{kind}_{name}", text, labels=["model"])
+        for model, line in lines.items():
+            if line[key] is not None:
+                family.add_metric([model], line[key])
+        yield family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -22,6 +22,7 @@ class CareRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/gc", self.collect)
         app.router.add_post("/v1/scrub", self.scrub)
+        app.router.add_get("/v1/scrub", self.scrubbing)
         app.router.add_get("/v1/find", self.find)
 
     async def collect(self, request: web.Request) -> web.Response:
@@ -31,6 +32,10 @@ class CareRoutes:
         if not isinstance(dry_run, bool) or body.keys() - {"dry_run"}:
             raise MalformedMessage(what="request body", reason='only "dry_run", true or false, belongs there')
         return json_answer(await self._api.collect(dry_run=dry_run))
+
+    async def scrubbing(self, request: web.Request) -> web.Response:
+        """How far the scrub under way is; an empty object: none is."""
+        return json_answer(self._api.scrubbing())
 
     async def scrub(self, request: web.Request) -> web.Response:
         """An empty body; the answer comes when everything was read."""

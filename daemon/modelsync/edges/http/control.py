@@ -92,6 +92,10 @@ class ControlClient:
         """Let one host read everything again and repair what is damaged."""
         return json_object(await self.small("POST", url, "/v1/scrub", body=b"{}"), "answer to scrub")
 
+    async def scrubbing(self, url: str) -> dict[str, Any]:
+        """How far that host's scrub is; empty: none runs."""
+        return json_object(await self.small("GET", url, "/v1/scrub"), "scrub")
+
     async def find(self, url: str, conditions: Sequence[str]) -> list[dict[str, Any]]:
         """The versions whose metadata satisfy all conditions."""
         value = json_value(await self.small("GET", url, "/v1/find", query={"where": list(conditions)}), "find")

@@ -43,6 +43,8 @@ from modelsync.edges.uploads.planned import PlannedUpload
 from modelsync.ports import NodeApi, ReceivedFile
 
 SWEEP_S = 600.0
+PLANS_AT_ONCE = 4
+"""A plan is in memory before it is known to be one."""
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,15}")
 _RANGE = re.compile(r"bytes (0|[1-9][0-9]{0,15})-([0-9]{1,16})/([0-9]{1,16}|\*)")
 _HOPELESS = (IntegrityFault, NotAModel, PolicyRefusal)
@@ -59,6 +61,7 @@ class UploadSessionRoutes:
         self._limits = limits
         self._pace = BodyPace(silence_s=limits.body_silence_s, min_bytes_per_s=limits.min_body_bytes_per_s)
         self._running = 0
+        self._plans = asyncio.Semaphore(PLANS_AT_ONCE)
         self._writers: dict[str, tuple[asyncio.Lock, web.Request | None]] = {}
 
     def add_to(self, app: web.Application) -> None:
@@ -102,9 +105,10 @@ class UploadSessionRoutes:
         require_plain(request, ())
         if (request.content_length or 0) > MAX_PLAN_BYTES:
             raise too_large(MAX_PLAN_BYTES, request.content_length or 0)
-        await go_on(request)
-        body = b"".join([block async for block in blocks(request, max_bytes=MAX_PLAN_BYTES, pace=self._pace)])
-        return await to_its_end(self._kept.open_plan, name, body)
+        async with self._plans:
+            await go_on(request)
+            body = b"".join([block async for block in blocks(request, max_bytes=MAX_PLAN_BYTES, pace=self._pace)])
+            return await to_its_end(self._kept.open_plan, name, body)
 
     async def _begin_file(self, request: web.Request, name: ModelName) -> KeptUpload:
         require_plain(request, ("filename", "size_bytes", "digest", *FIELDS))

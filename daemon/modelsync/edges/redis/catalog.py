@@ -27,7 +27,7 @@ from modelsync.core.status import NodeReport
 from modelsync.core.swarm.neighbours import Labels
 from modelsync.edges.redis.connect import redis_faults
 from modelsync.edges.redis.lease import lease_view
-from modelsync.ports import Authority, CatalogRead, Change, Glance, LogChanges
+from modelsync.ports import Authority, Beats, CatalogRead, Change, Glance, LogChanges
 
 NODE_EXPIRY_S = 3600
 """A dead node stays in the lists for an hour, so that an operator sees that it is gone."""
@@ -35,6 +35,9 @@ LOG_READ = 1000
 READ_AT_ONCE = 100
 MAX_HASH_FIELDS = 2000
 MAX_FIELD_BYTES = 1 << 20
+MAX_NODES = 10_000
+MAX_BEAT_CHARS = 64
+REPORTS_AT_ONCE = 500
 _GLANCED = ("id", "desired", "pinned", "rollout")
 
 
@@ -141,31 +144,56 @@ class RedisCatalog:
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
-    async def report(self, node: NodeId, fields: Mapping[str, str]) -> None:
-        """Write what this node says of itself."""
+    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, whole: bool) -> bool:
+        """Write what of this node's report is new, and its beat after that; whether the rest of it is still there."""
         key = self.key(f"node:{node}")
         async with redis_faults("report"), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(key, mapping=dict(fields))
-            pipe.expire(key, NODE_EXPIRY_S)
+            pipe.expire(key, NODE_EXPIRY_S)  # first: it tells whether what is not written now is there
+            if fields:
+                pipe.hset(key, mapping=dict(fields))
+            if whole:
+                pipe.expire(key, NODE_EXPIRY_S)
             pipe.sadd(self.key("nodes"), node)
-            await pipe.execute()
+            pipe.hset(self.key("beats"), node, beat)
+            there, *_ = await pipe.execute()
+        return whole or bool(there)
 
-    async def nodes(self) -> list[NodeReport]:
-        """Every node's report; one that cannot be read is left out with its fault in place of its state."""
-        async with redis_faults("read the nodes"):
-            names = sorted(_text(name) for name in await self._redis.smembers(self.key("nodes")))[:10_000]
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for name in names:
+    async def beats(self) -> Beats:
+        """Who belongs to the fleet, and the beat of each that writes one."""
+        async with redis_faults("read the nodes"), self._redis.pipeline(transaction=False) as pipe:
+            pipe.smembers(self.key("nodes"))
+            pipe.hgetall(self.key("beats"))
+            names, beats = await pipe.execute()
+        legal = sorted(name for raw in names if (name := _legal_node(raw)) is not None)[:MAX_NODES]
+        known = {_text_or(name): _text_or(beat)[:MAX_BEAT_CHARS] for name, beat in beats.items()}
+        return Beats(legal, known)
+
+    async def reports(self, names: Sequence[str]) -> list[NodeReport]:
+        """These nodes' reports; one that cannot be read has its fault in place of its state, one that is gone is not
+        among them.
+        """
+        found = []
+        for at in range(0, len(names), REPORTS_AT_ONCE):
+            some = names[at : at + REPORTS_AT_ONCE]
+            async with redis_faults("read the nodes"), self._redis.pipeline(transaction=False) as pipe:
+                for name in some:
                     pipe.hgetall(self.key(f"node:{name}"))
                     pipe.pttl(self.key(f"node:{name}"))
                 replies = await pipe.execute(raise_on_error=False)
-        reports = zip(names, replies[::2], replies[1::2], strict=True)
-        return [_node_report(name, fields, ttl) for name, fields, ttl in reports if isinstance(fields, dict) and fields]
+            for name, fields, ttl in zip(some, replies[::2], replies[1::2], strict=True):
+                if isinstance(fields, dict) and fields:
+                    found.append(_node_report(name, fields, ttl))
+        return found
+
+    async def nodes(self) -> list[NodeReport]:
+        """Every node's report, for whoever asks but once."""
+        return await self.reports((await self.beats()).names)
 
     async def forget(self, node: NodeId) -> None:
         """Take a node that is gone for good out of the lists."""
         async with redis_faults("forget a node"):
             await self._redis.srem(self.key("nodes"), node)
+            await self._redis.hdel(self.key("beats"), node)
             await self._redis.delete(self.key(f"node:{node}"))
 
     # --- answers ----------------------------------------------------------------------------------------------------
@@ -253,6 +281,21 @@ def _legal(name: str) -> ModelName | None:
         return None
 
 
+def _text_or(value: Any) -> str:
+    """A text of somebody's; what is none says nothing, and spoils nobody else's."""
+    try:
+        return _text(value)
+    except MalformedMessage:
+        return ""
+
+
+def _legal_node(raw: Any) -> NodeId | None:
+    try:
+        return node_id(_text(raw))
+    except (BadName, MalformedMessage):
+        return None
+
+
 def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeReport:
     last_seen_s = max(0.0, NODE_EXPIRY_S - ttl_ms / 1000) if isinstance(ttl_ms, int) and ttl_ms > 0 else NODE_EXPIRY_S
     try:
@@ -261,9 +304,9 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         # The epoch is read as the first half of an id: the same limits hold for it.
         epoch = EntryId.parse(f"{fields.get('epoch', '0')}-0").epoch
         applied = EntryId.parse(fields.get("applied", "0-0"))
-        extra = json.loads(fields.get("extra", "{}"))
-        if not isinstance(extra, dict):
-            raise ValueError("extra is not an object")
+        extra, moving = json.loads(fields.get("extra", "{}")), json.loads(fields.get("moving", "{}"))
+        if not isinstance(extra, dict) or not isinstance(moving, dict):
+            raise ValueError("extra or moving is not an object")
     except (BadName, MalformedMessage, ValueError) as error:
         return NodeReport(name, "replica", "", "unreadable", last_seen_s, extra={"error": str(error)[:200]})
     return NodeReport(
@@ -277,7 +320,7 @@ def _node_report(name: str, raw: Mapping[bytes, bytes], ttl_ms: int) -> NodeRepo
         priority=int(fields.get("priority", "0")[:9] or 0),
         eligible=bool(fields.get("eligible")),
         models=models,
-        extra=extra,
+        extra={**extra, **moving},
         labels=Labels(fields.get("rack", "")[:128], fields.get("zone", "")[:128]),
         incarnation=fields.get("incarnation", ""),
     )

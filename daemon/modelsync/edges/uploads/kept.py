@@ -31,6 +31,7 @@ from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.pull.seeding import HeldChunks
 from modelsync.edges.uploads.plain import PlainUpload
 from modelsync.edges.uploads.planned import PlannedUpload
+from modelsync.ports import Progress
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _MAX_ABOUT_BYTES = 2 << 20
@@ -67,6 +68,7 @@ class Uploads:
         self._kept: dict[str, KeptUpload] = {}
         self._plans: dict[bytes, str] = {}
         self._loaded = False
+        self._ended_bytes = 0
 
     def open_plan(self, model: ModelName, data: bytes) -> KeptUpload:
         """Begin a planned upload, or go on with the one of the same model and plan.
@@ -112,9 +114,20 @@ class Uploads:
             raise NoSuchUpload(upload=upload[:80])
         return known
 
-    def all(self) -> list[KeptUpload]:
-        """Those that are known so far, for reports; does not read the disk."""
-        return list(self._kept.values())
+    def progress(self) -> dict[str, Progress]:
+        """What bodies arrive of, by model; several of one model count as one."""
+        found: dict[str, Progress] = {}
+        for known in list(self._kept.values()):
+            if known.requests:
+                one = found.setdefault(str(known.body.model), Progress())
+                one.done_bytes += known.body.progress.done_bytes
+                one.total_bytes += known.body.progress.total_bytes
+        return found
+
+    @property
+    def received_bytes(self) -> int:
+        """Of all uploads since the start, those in one request not among them."""
+        return self._ended_bytes + sum(known.body.progress.wire_bytes for known in list(self._kept.values()))
 
     def touch(self, known: KeptUpload) -> None:
         """Somebody goes on with it: it is kept for longer."""
@@ -130,6 +143,7 @@ class Uploads:
             known.outcome = outcome
             self._forget(known.id)
             if isinstance(known.body, PlainUpload):
+                known.body.progress.wire_bytes = 0  # counted when it was forgotten
                 self._kept[known.id] = known
 
     def discard(self, upload: str) -> None:
@@ -190,6 +204,7 @@ class Uploads:
     def _forget(self, upload: str) -> None:
         known = self._kept.pop(upload, None)
         if known is not None:
+            self._ended_bytes += known.body.progress.wire_bytes
             known.body.close()
             for key in [key for key, other in self._plans.items() if other == upload]:
                 del self._plans[key]
