@@ -150,6 +150,28 @@ def test_an_object_that_is_condemned_while_it_is_published_lies_there_again(site
     fresh.close()
 
 
+def test_what_was_condemned_just_before_the_claim_is_put_again_after_it(site: Site) -> None:
+    site.publish(1, b"x" * 1000)
+    site.publish(2, b"y" * 1000)
+    site.drop(1, head=2)
+    grow_old()
+    slow = made(site.place, site.held)
+    slow.keep_files(site.ingest(3, b"x" * 1000))
+    take = slow._take
+
+    def late(*words: Any) -> None:
+        slow._take = take  # type: ignore[method-assign]
+        site.sweep()
+        site.sweep()
+        assert not site.there(1)
+        take(*words)
+
+    slow._take = late  # type: ignore[method-assign]
+    site.claim(3, slow)
+    assert site.there(3)
+    slow.close()
+
+
 def test_the_delete_of_a_collector_that_was_stopped_finds_nothing_of_use(site: Site) -> None:
     site.publish(1, b"x" * 1000)
     site.publish(2, b"y" * 1000)
