@@ -37,11 +37,14 @@ def full_collections_beside(count: int) -> int:
 
 
 def test_a_load_has_nobody_wait_for_a_full_collection() -> None:
+    gc.unfreeze()  # another test's
     objects = max(200_000, len(gc.get_objects()))  # a quarter more than there are provokes one
     assert full_collections_beside(objects) > 0
     with switching.eager():
         assert full_collections_beside(objects) == 0
         assert gc.isenabled(), "young garbage is collected on"
+    assert full_collections_beside(2_000) == 0, "what was put off does not begin as the load ends"
+    assert gc.get_freeze_count() == 0
     assert full_collections_beside(2 * objects) > 0
 
 

@@ -72,5 +72,17 @@ def _restore() -> None:
     global _ours  # noqa: PLW0603
     sys.setswitchinterval(_before_s)
     if _ours is not None and gc.get_threshold() == _ours:  # else the application has set it meanwhile
+        _forget_rounds()
         gc.set_threshold(*_before_rounds)
     _ours = None
+
+
+def _forget_rounds() -> None:
+    """Have the collector count anew: else the collection that was put off would begin with the load's last lines.
+
+    Setting everything aside does that, and taking it back at once leaves nothing out of later collections. Where an
+    application has set its own objects aside, these must stay there, and a full collection has little to look at.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
+        gc.unfreeze()
