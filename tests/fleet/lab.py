@@ -28,6 +28,8 @@ CONFIG = "/etc/modelsync/modelsync.toml"
 LIVE = "/var/lib/modelsync/live"
 STATE = "/var/lib/modelsync/state"
 PASSWORD, ADMIN_PASSWORD = "a-password-for-the-daemons", "another-for-the-administrator"
+PACKAGES = ("--include", "polkitd")
+"""What hosts have beyond fleetlab's own choice; `build` and `up` have to be told the same."""
 POLL_S = 5.0
 HOST_IS_AWAY = 1000
 """Beside exit codes, which end at 255."""
@@ -189,7 +191,8 @@ class Fleet(Lab):
     def install(self, wheelhouse: Path) -> None:
         """Bring the hosts up and follow the guide on them; only the package index is a directory of wheels."""
         self.run("down")
-        self.run("up", 3, "--redis", "--disk-image", 2048, "--bind-ro", f"{wheelhouse}:/srv/wheels", timeout_s=600)
+        disk = ("--disk-image", 2048, "--bind-ro", f"{wheelhouse}:/srv/wheels")
+        self.run("up", 3, *PACKAGES, "--redis", *disk, timeout_s=600)
         self.run("cp", ROOT / "config/redis.conf", "redis:/root/")
         self.run("cp", ROOT / "config/users.acl", "redis:/root/")
         passwords = f"PASSWORD={PASSWORD} ADMIN_PASSWORD={ADMIN_PASSWORD}"
@@ -331,7 +334,7 @@ def fleet(scratch: Path) -> Iterator[Fleet]:
         missing = made.run("deps", check=False)
         if missing.returncode:
             raise CannotMakeHosts(f"fleetlab lacks {missing.stdout.decode().strip() or missing.stderr.decode()}")
-        if made.run("build", check=False, timeout_s=600).returncode:
+        if made.run("build", *PACKAGES, check=False, timeout_s=600).returncode:
             raise CannotMakeHosts("fleetlab cannot build the hosts' Debian: see `fleetlab build`")
         make_wheelhouse(scratch)
         try:

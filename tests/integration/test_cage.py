@@ -56,6 +56,29 @@ def test_a_program_that_is_not_there() -> None:
     assert "No such file" in (run("/no/such/program").why or "")
 
 
+NO_NICE = """
+import os, sys
+from modelsync.edges.gates import seccomp
+# nice(2) is made of setpriority: 141 on x86_64, 140 on aarch64.
+for machine, number in ("x86_64", 141), ("aarch64", 140):
+    seccomp._ARCHITECTURES[machine][1]["never"] = (number,)
+seccomp.install([], network=True)
+try:
+    os.nice(1)
+    sys.exit("the filter does not filter")
+except PermissionError:
+    pass
+from tests.integration.test_cage import shell
+print(shell("echo ran; exit 3").why)
+"""
+
+
+@pytest.mark.skipif(not seccomp.available(), reason="no filter of system calls here")
+def test_a_service_that_may_not_be_nice_has_a_cage_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_NICE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "ended with 3: ran\n", done.stderr
+
+
 def test_one_that_hangs_is_killed_with_all_that_it_started() -> None:
     ended = shell("setsid sleep 7771 & (setsid sleep 7771 &) ; sleep 7771")
     assert ended.fault == "ran longer than 1 s" and not alive("sleep 7771")

@@ -202,12 +202,13 @@ def _become(spec: dict[str, Any], output: int, protected: list[int]) -> None:
     """In the forked child: take on the limits and turn into the program. Never returns."""
     code = 126
     try:
-        os.setsid()
-        os.nice(5)  # the daemon, the servers and the warden go first
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (output, 1), (output, 2)):
-            os.dup2(source, target)
+            os.dup2(source, target)  # first: what fails below is told through it
+        os.setsid()
+        with contextlib.suppress(PermissionError):  # a courtesy, which a service's filter of system calls may refuse
+            os.nice(5)  # the daemon, the servers and the warden go first
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         os.closerange(3, 256)
         _limit(spec)
         os.chdir(spec["cwd"])
