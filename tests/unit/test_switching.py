@@ -36,8 +36,9 @@ def full_collections_beside(count: int) -> int:
     return begun[0]
 
 
-def test_a_load_has_nobody_wait_for_a_full_collection() -> None:
+def test_a_load_has_nobody_wait_for_a_full_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()  # another test's
+    monkeypatch.setattr(switching, "_set_aside", False)
     objects = max(200_000, len(gc.get_objects()))  # a quarter more than there are provokes one
     assert full_collections_beside(objects) > 0
     with switching.eager():
@@ -68,6 +69,23 @@ def test_the_last_of_several_loads_puts_everything_back() -> None:
     other.join()
     assert gc.get_threshold() == (500, 7, 9)
     assert sys.getswitchinterval() == pytest.approx(0.003)
+
+
+def test_what_an_application_has_set_aside_stays_there_and_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting takes as long as there are objects, under Python's lock: each load would have requests wait for it."""
+    monkeypatch.setattr(switching, "_set_aside", False)
+    counts = []
+    count = gc.get_freeze_count
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: counts.append(count()) or counts[-1])
+    gc.freeze()
+    try:
+        for _ in range(3):
+            with switching.eager():
+                pass
+        assert len(counts) == 1
+        assert count() >= counts[0] > 0
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("own", [(0, 10, 10), (1000, 20, 10)])
