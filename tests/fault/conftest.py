@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 from tests.fault import power, tracing, worlds
 
+from modelsync.edges.disk import store as store_file
+
+
+@pytest.fixture(autouse=True)
+def small_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``driver.use_small_disks``, for one test."""
+    monkeypatch.setattr(store_file, "RESERVE_BYTES", 0)
+
 
 @pytest.fixture(scope="session")
 def driver() -> Iterator[tracing.Driver]:

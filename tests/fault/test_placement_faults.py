@@ -98,6 +98,7 @@ def test_an_owner_whose_disk_is_full_keeps_what_it_has_and_is_asked_again_when_t
             until(lambda: len(nodes[0].status()["nodes"]) == 3, "all to report")
             nodes[0].put("model-0.bin", content("model-0"))
             until(lambda: settled(nodes[0], 3, NAMES[:1]), "the first on all three")
+            until(lambda: nodes[2].active("model-0") == 1, "the first to run where the disk will be full")
             _fill(disk / "hog", 0)
             nodes[0].put("model-1.bin", content("model-1"))
             until(lambda: "no node to give it to" in _trouble(nodes[0], "model-1"), "the full one to be left out", 40)

@@ -33,7 +33,7 @@ BOGUS: tuple[bytes, ...] = (
 UNTOUCHED = ("pinned", "aliases", "deleted", "rollout", "v:1")
 FLOOD_S, FLOOD_AT_ONCE = 3.0, 500
 HUGE_BYTES = 100 << 20
-MEMORY_BYTES = 300 << 20
+MEMORY_BYTES = 4 * HUGE_BYTES
 """Above what it had before: a message of 100 MB is cut off by Redis at its own limit for a subscriber's buffer."""
 
 

@@ -20,9 +20,9 @@ def catalog(redis: Any) -> RedisCatalog:  # noqa: F811
 
 
 async def test_a_report_is_written_whole_and_then_what_is_new(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
-    assert await catalog.report(A, FIELDS, "x.1 1", whole=True)
-    assert await catalog.report(A, {"state": "degraded"}, "x.2 2", whole=False)
-    assert await catalog.report(A, {}, "x.2 3", whole=False)
+    assert await catalog.report(A, FIELDS, "x.1 1", after="")
+    assert await catalog.report(A, {"state": "degraded"}, "x.2 2", after="x.1 1")
+    assert await catalog.report(A, {}, "x.2 3", after="x.2 2")
     look = await catalog.beats()
     assert (list(look.names), dict(look.beats)) == (["a"], {"a": "x.2 3"})
     (report,) = await catalog.reports(["a", "absent"])
@@ -34,29 +34,37 @@ async def test_whoever_was_forgotten_by_redis_is_told_whatever_it_writes(redis: 
     """With new fields too, which alone would make a report that is none."""
     for fields in ({}, {"state": "degraded"}):
         await redis.flushall()
-        assert not await catalog.report(A, fields, "x.2 2", whole=False)
-        assert await catalog.report(A, FIELDS, "x.2 2", whole=True)
+        assert not await catalog.report(A, fields, "x.2 2", after="x.1 1")
+        assert await catalog.report(A, FIELDS, "x.2 2", after="")
         assert [report.url for report in await catalog.nodes()] == ["http://a"]
         assert await redis.ttl(P + "node:a") > 3590
 
 
+async def test_a_redis_that_lost_the_last_report_shows_an_older_beat(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
+    """As one has that took over: the report is there, and not what it said last."""
+    await catalog.report(A, FIELDS, "x.1 1", after="")
+    assert not await catalog.report(A, {}, "x.2 3", after="x.2 2")
+    assert await catalog.report(A, {"state": "degraded", **FIELDS}, "x.3 4", after="")
+    assert await catalog.report(A, {}, "x.3 5", after="x.3 4")
+
+
 async def test_a_lost_set_of_names_is_mended_by_the_next_beat(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
-    await catalog.report(A, FIELDS, "x.1 1", whole=True)
+    await catalog.report(A, FIELDS, "x.1 1", after="")
     await redis.delete(P + "nodes")
-    assert await catalog.report(A, {}, "x.1 2", whole=False)
+    assert await catalog.report(A, {}, "x.1 2", after="x.1 1")
     assert list((await catalog.beats()).names) == ["a"]
 
 
 async def test_who_is_forgotten_leaves_no_beat(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
     for node in (A, B):
-        await catalog.report(node, {**FIELDS, "id": node}, "x.1 1", whole=True)
+        await catalog.report(node, {**FIELDS, "id": node}, "x.1 1", after="")
     await catalog.forget(A)
     look = await catalog.beats()
     assert (list(look.names), dict(look.beats)) == (["b"], {"b": "x.1 1"})
 
 
 async def test_a_stranger_s_beats_spoil_nobody_else_s(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
-    await catalog.report(A, FIELDS, "x.1 1", whole=True)
+    await catalog.report(A, FIELDS, "x.1 1", after="")
     await redis.hset(P + "beats", mapping={b"\xff": b"1", "b": b"\xff\xfe", "c": "y" * 5000, "../x": "1"})
     await redis.sadd(P + "nodes", b"\xff", "../x", "c")
     look = await catalog.beats()
@@ -65,7 +73,7 @@ async def test_a_stranger_s_beats_spoil_nobody_else_s(redis: Any, catalog: Redis
 
 async def test_what_moves_stands_beside_the_rest_and_is_read_with_it(redis: Any, catalog: RedisCatalog) -> None:  # noqa: F811
     moving = '{"transfers": {"m": {"done_bytes": 1, "total_bytes": 2}}}'
-    await catalog.report(A, {**FIELDS, "moving": moving, "extra": '{"fencing": "majority"}'}, "x.1 1", whole=True)
+    await catalog.report(A, {**FIELDS, "moving": moving, "extra": '{"fencing": "majority"}'}, "x.1 1", after="")
     (report,) = await catalog.reports(["a"])
     assert report.moving and report.extra["fencing"] == "majority"
     await redis.hset(P + "node:a", "moving", "[1]")

@@ -54,6 +54,7 @@ class Node:
         self._catalog, self._lease = catalog, lease
         self._roll = RollCall()
         self._changes = self._beats = self._written = 0
+        self._beat = ""
         self.nodes: list[NodeReport] = []
 
     def changed(self) -> None:
@@ -74,7 +75,8 @@ class Node:
         whole = self._beats % 30 == 1
         fields = self._fields() if whole or self._written != self._changes else {}
         self._written = self._changes
-        await self._catalog.report(self.name, fields, f"{self.name}.{self._changes} {self._beats}", whole=whole)
+        after, self._beat = "" if whole else self._beat, f"{self.name}.{self._changes} {self._beats}"
+        await self._catalog.report(self.name, fields, self._beat, after=after)
 
     def meet(self, look: Beats, reports: list[NodeReport]) -> None:
         """Know everybody, without having asked."""

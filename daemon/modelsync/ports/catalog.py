@@ -88,9 +88,9 @@ class Catalog(Protocol):
     async def reports(self, names: Sequence[str]) -> list[NodeReport]:
         """Those of these nodes that there are."""
 
-    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, whole: bool) -> bool:
-        """Write what of this node's report is new, and its beat. ``whole``: it is all of it. False: the rest is gone,
-        and must be written again."""
+    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, after: str) -> bool:
+        """Write what of this node's report is new since the beat ``after``, and its beat; with ``""`` it is all of it.
+        False: the rest is gone, and must be written again."""
 
     async def forget(self, node: NodeId) -> None: ...
 

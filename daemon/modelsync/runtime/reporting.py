@@ -79,6 +79,7 @@ class Reporting:
         """What Redis is known to have; None: nobody knows."""
         self._whole_due_s = 0.0
         self._changes = self._beats = 0
+        self._beat = ""
         self._got_further: set[ModelName] = set()
         """Models of which the next report tells something that a rollout waits for."""
         self._wake = Wake()
@@ -153,14 +154,19 @@ class Reporting:
             self._written = None  # until it is known to be there
             if _said(fields) != _said(before):
                 self._changes += 1
-            self._beats += 1
-            beat = f"{self._incarnation[:8]}.{self._changes} {self._beats}"
             new = fields if whole else {key: text for key, text in fields.items() if before.get(key) != text}
-            if not await self._catalog.report(self._identity.node, new, beat, whole=whole):
-                await self._catalog.report(self._identity.node, fields, beat, whole=True)
+            after = "" if whole else self._beat
+            if not await self._catalog.report(self._identity.node, new, self._next_beat(), after=after):
+                self._changes += 1  # others may have read what this Redis had kept of it
+                await self._catalog.report(self._identity.node, fields, self._next_beat(), after="")
             if whole:
                 self._whole_due_s = now_s + WHOLE_EVERY_S
             self._written = fields
+
+    def _next_beat(self) -> str:
+        self._beats += 1
+        self._beat = f"{self._incarnation[:8]}.{self._changes} {self._beats}"
+        return self._beat
 
     async def _tell_holder(self, names: set[ModelName]) -> None:
         """A report about an open rollout is out: its holder reads it now rather than at its next look."""

@@ -144,19 +144,23 @@ class RedisCatalog:
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 
-    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, whole: bool) -> bool:
-        """Write what of this node's report is new, and its beat after that; whether the rest of it is still there."""
+    async def report(self, node: NodeId, fields: Mapping[str, str], beat: str, *, after: str) -> bool:
+        """Write what of this node's report is new, and its beat after that; whether the rest of it is still there.
+
+        A Redis that lost what this node wrote last, as one that took over has, shows an older beat than ``after``.
+        """
         key = self.key(f"node:{node}")
         async with redis_faults("report"), self._redis.pipeline(transaction=False) as pipe:
             pipe.expire(key, NODE_EXPIRY_S)  # first: it tells whether what is not written now is there
+            pipe.hget(self.key("beats"), node)
             if fields:
                 pipe.hset(key, mapping=dict(fields))
-            if whole:
+            if not after:
                 pipe.expire(key, NODE_EXPIRY_S)
             pipe.sadd(self.key("nodes"), node)
             pipe.hset(self.key("beats"), node, beat)
-            there, *_ = await pipe.execute()
-        return whole or bool(there)
+            there, last, *_ = await pipe.execute()
+        return not after or (bool(there) and _text_or(last) == after)
 
     async def beats(self) -> Beats:
         """Who belongs to the fleet, and the beat of each that writes one."""
