@@ -153,10 +153,16 @@ class Placer:
             return
         places = self.places()
         changes = await asyncio.to_thread(placing.changes, kept, places, self._keeper.settings.moves)
+        failed: RemoteFault | None = None
         for name, placement in changes.items():
-            if placement.mode == "shared":
-                await self._upload(self._book.record(ModelName(name)))
-            await self._publisher.place(ModelName(name), placement)
+            try:
+                if placement.mode == "shared":
+                    await self._upload(self._book.record(ModelName(name)))
+                await self._publisher.place(ModelName(name), placement)
+            except RemoteFault as error:  # one model that cannot be had holds up no other
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     # --- a model's first placement, and its way into the object store ------------------------------------------------
 
@@ -172,12 +178,17 @@ class Placer:
         return chosen.get(name, Placement("partitioned", copies, (self._node,)))
 
     async def _upload(self, record: ModelRecord) -> None:
-        """Put every kept version that this host has or can get into the object store, before hosts rely on it."""
+        """Put every kept version that this host has or can get into the object store, before hosts rely on it.
+
+        What is wanted must get there, whatever was reported: reports are up to 2 s late. An older version that nobody
+        reports is left out; hosts keep what is not in the store, and `Sweeping` puts it there once one has it.
+        """
         if self._depot is None:
             return
         kept = self._keeper.versions(record, None, policy.wanted(record, None))
+        needed = {record.wanted, record.head}
         for number in sorted(kept & record.versions.keys()):
-            if all(self._keeper.holders(record, number)):  # what nobody has any more cannot be stored
+            if number in needed or all(self._keeper.holders(record, number)):
                 await self.upload(record, number)
 
     async def upload(self, record: ModelRecord, number: Version) -> None:
