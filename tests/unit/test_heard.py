@@ -20,7 +20,7 @@ def listener(*said: str, holding: bool = False, since: str = "") -> Hearing:
         started = started or one == since
         if not started:
             continue
-        state = heard.marked(state, one, holding=holding) if one.startswith("m") else heard.heard(state, one, float(at))
+        state = heard.marked(state, one, holding=holding) if one.startswith("m") else heard.heard(state, one, float(at), holding=holding)
     return state
 
 
@@ -57,7 +57,7 @@ def test_what_was_heard_before_the_own_mark_is_the_holders_alone() -> None:
 
 def test_a_subscription_that_was_lost_begins_a_new_order() -> None:
     state = listener(M1, "pin a 1")
-    state = heard.heard(heard.listening_anew(state), "pin b 1", 2.0)
+    state = heard.heard(heard.listening_anew(state), "pin b 1", 2.0, holding=False)
     assert names(state) == {"pin a 1": {"m1+1"}, "pin b 1": set()}
     state = heard.marked(state, M2, holding=True)
     assert names(state) == {"pin a 1": {"m1+1"}, "pin b 1": {"m2-1"}}, "the gap has an unknown number of commands"
@@ -87,7 +87,7 @@ def test_what_is_said_again_is_the_same_command_or_one_that_was_missed() -> None
     assert again is not None and again.names == ("m1+1",)
     known = heard.heard_again(teller, again, 10.0)
     assert len(known.waiting) == 2 and known.waiting[0].said_again_s == 10.0
-    deaf = heard.heard_again(heard.heard(Hearing(mark=M2), "pin b 2", 9.5), again, 10.0)
+    deaf = heard.heard_again(heard.heard(Hearing(mark=M2), "pin b 2", 9.5, holding=False), again, 10.0)
     assert [item.text for item in deaf.waiting] == ["pin a 1", "pin b 2"], "in the order in which they were said"
     assert deaf.waiting[0].heard_s == 8.0
 
@@ -124,11 +124,20 @@ def test_anything_else_is_a_persons_words(text: str) -> None:
 def test_the_room_is_bounded_and_what_found_none_is_counted() -> None:
     state = Hearing(mark=M1)
     for number in range(heard.MAX_WAITING + 7):
-        state = heard.heard(state, f"pin a {number}", 0.0)
+        state = heard.heard(state, f"pin a {number}", 0.0, holding=True)
     assert (len(state.waiting), state.dropped) == (heard.MAX_WAITING, 7)
     state = heard.answered(state, {"m1+1"})
-    state = heard.heard(state, "pin a 1", 0.0)
+    state = heard.heard(state, "pin a 1", 0.0, holding=True)
     assert state.waiting[-1].names == (f"m1+{heard.MAX_WAITING + 8}",), "those that found no room keep their places"
+
+
+def test_a_flood_does_not_deafen_those_who_may_have_to_take_over() -> None:
+    state = Hearing(mark=M1)
+    for number in range(heard.MAX_WAITING + 7):
+        state = heard.heard(state, f"pin a {number}", 0.0, holding=False)
+    state = heard.heard(state, "resume", 0.0, holding=False)
+    assert len(state.waiting) == heard.MAX_WAITING
+    assert (state.waiting[0].text, state.waiting[-1].text) == ("pin a 8", "resume")
 
 
 def test_after_an_hour_nobody_wants_to_know() -> None:

@@ -84,12 +84,19 @@ def _second_name(item: Heard, state: Hearing, mark: str) -> Heard:
     return replace(item, names=(*item.names, f"{mark}-{state.since_mark - item.place + 1}"))
 
 
-def heard(state: Hearing, text: str, now_s: float) -> Hearing:
-    """Somebody typed a command."""
+def heard(state: Hearing, text: str, now_s: float, *, holding: bool) -> Hearing:
+    """Somebody typed a command.
+
+    Where there is no room, the holder refuses it. The others let go of what they heard first, since that is what the
+    holder has most likely answered: a flood must not deafen those who take over from it.
+    """
     place = state.since_mark + 1
     state = replace(state, since_mark=place)
     if len(state.waiting) >= MAX_WAITING:
-        return replace(state, dropped=state.dropped + 1)
+        state = replace(state, dropped=state.dropped + 1)
+        if holding:
+            return state
+        state = replace(state, waiting=state.waiting[1 - MAX_WAITING :])
     names = (f"{state.mark}+{place}",) if state.mark else ()
     item = Heard(text[: MAX_COMMAND_BYTES + 1], now_s, names, place, state.stretch)
     return replace(state, waiting=(*state.waiting, item))

@@ -77,7 +77,7 @@ class Desk:
         elif (again := heard.parse_said_again(what.text)) is not None:
             self._state, self._looks = heard.heard_again(self._state, again, now_s), True
         else:
-            self._state = heard.heard(self._state, what.text, now_s)
+            self._state = heard.heard(self._state, what.text, now_s, holding=self._authority() is not None)
         if self._state.waiting:
             self._wake.set()
 
