@@ -20,7 +20,11 @@ def listener(*said: str, holding: bool = False, since: str = "") -> Hearing:
         started = started or one == since
         if not started:
             continue
-        state = heard.marked(state, one, holding=holding) if one.startswith("m") else heard.heard(state, one, float(at), holding=holding)
+        state = (
+            heard.marked(state, one, holding=holding)
+            if one.startswith("m")
+            else heard.heard(state, one, float(at), holding=holding)
+        )
     return state
 
 
