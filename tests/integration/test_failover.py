@@ -140,6 +140,16 @@ def test_a_switchover_to_a_named_node(crew: Crew) -> None:
     assert nobody.returncode == 6 and "cannot take over" in nobody.stderr
 
 
+def test_a_switchover_right_after_a_change_of_primary_waits_for_its_target_to_report(crew: Crew) -> None:
+    old, epoch = crew.primary(), crew.epoch()
+    old.kill()
+    new = primary_of(crew.others(old), above=epoch)
+    (target,) = crew.others(old, new)
+    later = int(new.status()["epoch"])
+    crew.run("switchover", target.name)
+    assert primary_of([target], above=later) is target
+
+
 def test_a_switchover_whose_target_dies_half_way(crew: Crew) -> None:
     old, epoch = crew.primary(), crew.epoch()
     target = crew.others(old)[0]

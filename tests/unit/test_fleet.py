@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelsync.core import fleet
-from modelsync.core.errors import MalformedMessage, PolicyRefusal
+from modelsync.core.errors import MalformedMessage, PolicyRefusal, TargetBehind
 from modelsync.core.fleet import DONE, FAILED, HANDING_OVER, MAX_TERMS, FleetRecord, Switchover, Term
 from modelsync.core.ids import EntryId
 from modelsync.core.status import NodeReport
@@ -102,7 +102,6 @@ def test_who_takes_over(asked: str, nodes: list[NodeReport], chosen: str) -> Non
         ("", [node("a"), node("b", lost=True), node("c", eligible=False)]),
         ("b", [node("a"), node("b", lost=True), node("c")]),
         ("b", [node("a"), node("b", eligible=False), node("c")]),
-        ("b", [node("a"), node("b", applied=EntryId(3, 99)), node("c")]),
         ("a", [node("a"), node("b")]),
         ("z", [node("a"), node("b")]),
     ],
@@ -110,6 +109,11 @@ def test_who_takes_over(asked: str, nodes: list[NodeReport], chosen: str) -> Non
 def test_who_cannot_take_over(asked: str, nodes: list[NodeReport]) -> None:
     with pytest.raises(PolicyRefusal):
         fleet.switchover_target(asked, "a", nodes)
+
+
+def test_one_that_has_not_reported_in_this_term_may_still_do_so() -> None:
+    with pytest.raises(TargetBehind, match="b is behind"):
+        fleet.switchover_target("b", "a", [node("a"), node("b", applied=EntryId(3, 99)), node("c")])
 
 
 def test_only_a_lost_node_is_forgotten() -> None:

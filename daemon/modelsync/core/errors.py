@@ -463,6 +463,11 @@ class PolicyRefusal(ModelsyncError):
 
 
 @dataclass(eq=False)
+class TargetBehind(PolicyRefusal):
+    """The node that is to take over has not said yet that it has all of this term; it may do so any moment."""
+
+
+@dataclass(eq=False)
 class NoSuchVersion(PolicyRefusal):
     """The fleet has no such version."""
 

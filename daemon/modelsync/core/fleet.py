@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modelsync.core import canonical
-from modelsync.core.errors import BadName, MalformedMessage, PolicyRefusal
+from modelsync.core.errors import BadName, MalformedMessage, PolicyRefusal, TargetBehind
 from modelsync.core.ids import ZERO_ID, EntryId, node_id, same_command
 from modelsync.core.status import NodeReport, iso_time
 
@@ -107,7 +107,9 @@ def handing_over(record: FleetRecord, job: Switchover, at: EntryId) -> FleetReco
 def switchover_target(asked: str, source: str, nodes: Sequence[NodeReport]) -> str:
     """The node that takes over: the one asked for, or the best candidate: highest applied, then priority, then id.
 
-    Raises: PolicyRefusal: there is none, or it is not alive, may not be primary, or is behind.
+    Raises:
+        PolicyRefusal: there is none, or it is not alive or may not be primary.
+        TargetBehind: it has not reported that it follows this term.
     """
     fit = [node for node in nodes if node.id != source and not node.lost and node.eligible]
     newest = max((node.applied for node in nodes if not node.lost), default=ZERO_ID)
@@ -117,7 +119,7 @@ def switchover_target(asked: str, source: str, nodes: Sequence[NodeReport]) -> s
             names = ", ".join(node.id for node in fit) or "nobody"
             raise PolicyRefusal(reason=f"{asked} cannot take over: it is away or may not be primary; who can: {names}")
         if chosen.applied.epoch < newest.epoch:
-            raise PolicyRefusal(reason=f"{asked} is behind: it has applied {chosen.applied} of {newest}")
+            raise TargetBehind(reason=f"{asked} is behind: it has applied {chosen.applied} of {newest}")
         return asked
     if not fit:
         raise PolicyRefusal(reason="there is no other node that could take over")

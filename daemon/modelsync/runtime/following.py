@@ -63,9 +63,12 @@ class Following:
 
     async def refresh(self, *, everything: bool) -> None:
         """Read what changed, or everything. Raises RemoteFault, LocalFault, MalformedMessage."""
+        before = self._book.fleet
         await self._book.refresh(self._activator.wake, everything=everything)
         if not self._book.nodes:
             await self.refresh_nodes()
+        elif self._book.fleet != before:  # a pause counts from now on, however seldom a large fleet looks around
+            self.tell_elector()
         self._health.answered("read")
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from modelsync.core import commands, policy
 from modelsync.core import fleet as fleets
-from modelsync.core.errors import LocalFault, PolicyRefusal
+from modelsync.core.errors import LocalFault, PolicyRefusal, TargetBehind
 from modelsync.core.fleet import Switchover
 from modelsync.core.ids import NodeId
 from modelsync.ports import Catalog, Clock
@@ -19,6 +21,10 @@ from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.settings import Identity
 
 log = structlog.get_logger()
+
+CATCH_UP_LOOKS = 12
+CATCH_UP_PAUSE_S = 0.25
+"""Together longer than the 2 s that a report may be late."""
 
 
 class Orders:
@@ -120,7 +126,7 @@ class Orders:
 
     async def _switchover(self, target: str, by: str, ask: str) -> None:
         """Write the job down, then let go; the next primary writes what came of it."""
-        chosen = fleets.switchover_target(target, self._identity.node, self._book.nodes)
+        chosen = await self._fit_target(target)
         job, note = Switchover(self._identity.node, chosen, by, self._clock.wall_ms()), f"to {chosen}, by {by}"
         try:
             await self._publisher.fleet_change(
@@ -130,3 +136,14 @@ class Orders:
             log.warning("switchover.unsaved", error=str(error), next="the lease is handed over all the same")
         await self._office.leave()
         await self._elector.release(chosen)
+
+    async def _fit_target(self, asked: str) -> str:
+        """Raises PolicyRefusal, RemoteFault. One that seems behind gets time to report: right after a change of primary
+        everybody seems so."""
+        for _ in range(CATCH_UP_LOOKS):
+            try:
+                return fleets.switchover_target(asked, self._identity.node, self._book.nodes)
+            except TargetBehind:
+                await asyncio.sleep(CATCH_UP_PAUSE_S)
+                await self._following.refresh_nodes()
+        return fleets.switchover_target(asked, self._identity.node, self._book.nodes)
