@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,14 @@ from modelsync import config as configuration
 from modelsync.config import Config, SecuritySection
 from modelsync.core import fleet as fleets
 from modelsync.core import status
-from modelsync.core.errors import NoPrimary, PeerUnavailable, RemoteFault
+from modelsync.core.errors import (
+    ConfigurationFault,
+    NoPrimary,
+    NoSuchFleet,
+    PeerBrokeOff,
+    PeerUnavailable,
+    RemoteFault,
+)
 from modelsync.core.ids import FleetName, ModelName, NodeId, Version, fleet_name
 from modelsync.core.storage import shown
 
@@ -46,7 +55,28 @@ class Target:
 
     def config(self) -> Config:
         """This host's configuration. Raises ConfigurationFault."""
-        return configuration.load(Path(self.config_file))
+        try:
+            return configuration.load(Path(self.config_file))
+        except ConfigurationFault as fault:
+            hint = next((text for kind, text in _HINTS.items() if isinstance(fault.__cause__, kind)), None)
+            if hint is None:
+                raise
+            raise ConfigurationFault(fault.source, (*fault.faults, hint)) from fault
+
+
+_HINTS: dict[type[OSError], str] = {
+    FileNotFoundError: "--config or MODELSYNC_CONFIG names another; a fleet that is named by its Redis and its name "
+    "(--redis URL --fleet NAME) needs none",
+    PermissionError: "root may read it, and whoever is in the group modelsync",
+}
+
+
+def login_name() -> str:
+    """Who asks, for the history; the number of a user that has no name here, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.geteuid()}"
 
 
 class Access:
@@ -98,6 +128,8 @@ class Access:
             view = await lease.read()
             read = await catalog.read(await catalog.model_names())
             nodes = await catalog.nodes()
+            if not (view.epoch or nodes or read.records):
+                raise NoSuchFleet(fleet=self._fleet)
             document = status.document(
                 fleet=self._fleet,
                 epoch=view.epoch,
@@ -134,22 +166,44 @@ class Access:
         finally:
             await lease.close()
 
-    async def ask(self, question: Callable[[ControlClient, str], Awaitable[Answer]]) -> Answer:
+    async def ask(
+        self,
+        question: Callable[[ControlClient, str], Awaitable[Answer]],
+        *,
+        about_host: bool = False,
+        once: bool = False,
+    ) -> Answer:
         """Put a question to the first daemon that answers: this host's, else the primary, else any living node.
+
+        Args:
+            about_host: no other host is asked for this one.
+            once: nobody is asked again what a daemon may have done before it broke off.
 
         Raises: PeerUnavailable, NoPrimary, or what the daemon answered.
         """
-        fault: RemoteFault = NoPrimary(fleet=self._fleet)
-        for url in await self._urls():
+        fault: RemoteFault | None = None
+        if self._local_url is not None:
+            try:
+                return await question(await self._control(), self._local_url)
+            except PeerUnavailable as error:
+                if self._redis_url is None or about_host or (once and isinstance(error, PeerBrokeOff)):
+                    raise
+                fault = error
+        try:
+            others = [url for url in await self._urls() if url != self._local_url]
+        except RemoteFault as error:
+            raise fault or error from None
+        for url in others:
             try:
                 return await question(await self._control(), url)
             except (PeerUnavailable, NoPrimary) as error:
+                if once and isinstance(error, PeerBrokeOff):
+                    raise
                 fault = error
-        raise fault
+        raise fault or NoPrimary(fleet=self._fleet)
 
     async def _urls(self) -> list[str]:
-        if self._local_url is not None:
-            return [self._local_url]
+        """The primary's and every living node's, as Redis has them."""
         async with self._catalog() as catalog, self._lease() as lease:
             view = await lease.read()
             nodes = [node for node in await catalog.nodes() if not node.lost and node.url]
@@ -157,7 +211,7 @@ class Access:
         return [*primary, *(node.url for node in nodes if node.url not in primary)]
 
     async def command(self, text: str, by: str) -> dict[str, Any]:
-        return await self.ask(lambda control, url: control.command(url, text, by))
+        return await self.ask(lambda control, url: control.command(url, text, by), once=True)
 
     async def model(self, name: ModelName) -> dict[str, Any]:
         return await self.ask(lambda control, url: control.model(url, name))

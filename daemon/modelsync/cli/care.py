@@ -35,7 +35,7 @@ def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
 
     async def ask() -> dict[str, Any]:
         async with access(target, LONG_S) as fleet:
-            return await fleet.ask(lambda control, url: control.collect(url, dry_run=dry_run))
+            return await fleet.ask(lambda control, url: control.collect(url, dry_run=dry_run), about_host=True)
 
     found = run(ask())
     if as_json:
@@ -71,7 +71,7 @@ def scrub_command(target: Target, as_json: bool) -> None:
 
     async def ask() -> dict[str, Any]:
         async with access(target, LONG_S) as fleet:
-            return await fleet.ask(functools.partial(_scrubbed, bar))
+            return await fleet.ask(functools.partial(_scrubbed, bar), about_host=True)
 
     try:
         found = run(ask())

@@ -22,6 +22,7 @@ SLOW_REDIS_ADVICE = "renewals give up after 0.3 s; bring it nearer, or find what
 CLOCK_OFF_S = 5.0
 CLOCK_ADVICE = "times in the history will not agree, nothing else depends on clocks; start an NTP client"
 MIN_REDIS = (6, 2)
+LOOK_AT_DAEMON = "systemctl status modelsyncd; journalctl -u modelsyncd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,11 @@ def _host(config: Config) -> Iterator[Finding]:
         yield _directory(what, path, needed=what != "view_dir")
     if config.models.watch is not None:
         readable = os.access(config.models.watch, os.R_OK | os.X_OK)
-        advice = "" if readable else "let the user that modelsyncd runs as read it (group modelsync)"
-        yield Finding("models.watch", str(config.models.watch), advice, not readable)
+        there = config.models.watch.is_dir()
+        wrong = (
+            "let the user that modelsyncd runs as read it (group modelsync)" if there else "it is not there: make it"
+        )
+        yield Finding("models.watch", str(config.models.watch), "" if readable else wrong, not readable)
     yield _space(node.state_dir)
     yield _kernel()
 
@@ -155,7 +159,7 @@ async def _fleet(target: Target, config: Config) -> AsyncIterator[Finding]:
         async with access(target, 3.0) as fleet:
             status = await fleet.status()
     except (RemoteFault, ModelsyncError) as error:
-        yield Finding("daemon", str(error), "systemctl status modelsyncd; journalctl -u modelsyncd", True)
+        yield Finding("daemon", str(error), LOOK_AT_DAEMON, True)
         return
     own = next((node for node in status["nodes"] if node["id"] == config.node.id), None)
     yield _own(own, config)
@@ -170,8 +174,10 @@ def _own(own: dict[str, object] | None, config: Config) -> Finding:
     if own is None:
         return Finding("daemon", f"{config.node.id} has not reported", "systemctl start modelsyncd", True)
     state = str(own["state"])
+    if state == "lost":
+        return Finding("daemon", f"{config.node.id} is lost", LOOK_AT_DAEMON, True)
     why = str(own.get("error") or "see modelsync status")
-    return Finding("daemon", f"{config.node.id} is {state}", "" if state == "ok" else why, state == "lost")
+    return Finding("daemon", f"{config.node.id} is {state}", "" if state == "ok" else why)
 
 
 async def _peer(name: str, url: str) -> Finding:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import getpass
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from modelsync.access import Target, access, run
+from modelsync.access import Target, access, login_name, run
 from modelsync.cli.output import print_json
 from modelsync.cli.progress import Bar, moved
 from modelsync.core.errors import BadName
@@ -54,7 +53,7 @@ def publish_command(
     async def work() -> dict[str, Any]:
         async with access(target, timeout_s=max(10.0, timeout_s)) as fleet:
             published = await upload(
-                fleet, model, path, version=wanted, note=note, author=author or getpass.getuser(), metadata=metadata,
+                fleet, model, path, version=wanted, note=note, author=author or login_name(), metadata=metadata,
                 progress=functools.partial(bar.show, "sending"), on_read=functools.partial(bar.show, "reading"),
                 say=bar.say,
             )  # fmt: skip

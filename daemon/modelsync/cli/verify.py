@@ -6,7 +6,7 @@ import click
 
 from modelsync.access import Target
 from modelsync.cli.output import print_json, print_table
-from modelsync.core.errors import DigestMismatch, IntegrityFault, LayoutCorrupt
+from modelsync.core.errors import DigestMismatch, IntegrityFault, LayoutCorrupt, NoSuchVersion
 from modelsync.core.ids import Digest, model_name
 from modelsync.core.manifest import Manifest
 from modelsync.edges.disk.catalog_files import CatalogFiles
@@ -23,9 +23,14 @@ def verify_command(target: Target, name: str | None, as_json: bool) -> None:
     It only reads, and may run beside the daemon.
     """
     state_dir = target.config().node.state_dir
+    if not (state_dir / "catalog").is_dir():  # nor is it made: whoever runs this need not be the daemon's user
+        raise NoSuchVersion(reason=f"{state_dir} holds nothing yet: no daemon has run on it")
     store, lines, damaged = Store(state_dir), [], 0
-    for record in CatalogFiles(state_dir).load().values():
-        if name is not None and record.name != model_name(name):
+    records = CatalogFiles(state_dir).load()
+    if name is not None and model_name(name) not in records:
+        raise NoSuchVersion(reason=f"this host knows no model {name}")
+    for record in records.values():
+        if name not in (None, record.name):
             continue
         for number, entry in sorted(record.versions.items()):
             manifest = store.manifest(entry.digest)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import socket
 from typing import Any
 
 import click
 
-from modelsync.access import Target, access, run
+from modelsync.access import Target, access, login_name, run
 from modelsync.cli.output import print_json, printable
 from modelsync.core import commands
 
@@ -20,7 +19,7 @@ def send(target: Target, words: tuple[object, ...], as_json: bool) -> None:
 
     async def ask() -> dict[str, Any]:
         async with access(target) as fleet:
-            return await fleet.command(text, by=f"{getpass.getuser()}@{socket.gethostname()}")
+            return await fleet.command(text, by=f"{login_name()}@{socket.gethostname()}")
 
     answer = run(ask())
     if as_json:

@@ -297,10 +297,15 @@ class RedisRefused(RemoteFault):
 
 @dataclass(eq=False)
 class PeerUnavailable(RemoteFault):
-    """A peer did not answer; another one is asked, or this one again later."""
+    """A daemon or server did not answer: does it run, and is its port open to this host?"""
 
     peer: str
     reason: str
+
+
+@dataclass(eq=False)
+class PeerBrokeOff(PeerUnavailable):
+    """A daemon broke off in the middle, so what was asked of it may have been done: look before asking again."""
 
 
 @dataclass(eq=False)
@@ -332,6 +337,14 @@ class ObjectStoreRefused(RemoteFault):
 class NoPrimary(RemoteFault):
     """No primary is known just now; the fleet may be electing one. Try again shortly."""
 
+    fleet: str
+
+
+@dataclass(eq=False)
+class NoSuchFleet(RemoteFault):
+    """This Redis knows nothing of a fleet of that name: is it the right one (--fleet), and the right Redis?"""
+
+    exit_code: ClassVar[int] = 1
     fleet: str
 
 

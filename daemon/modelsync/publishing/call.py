@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import os
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modelsync.access import Target, access
+from modelsync.access import Target, access, login_name
 from modelsync.core.errors import NotAModel
 from modelsync.core.ids import ModelName, Version, fleet_name, model_name
 from modelsync.core.ids import version as version_of
@@ -124,7 +123,7 @@ def publish(
             path=path,
             version=checked_version,
             note=note,
-            author=getpass.getuser() if author is None else author,
+            author=login_name() if author is None else author,
             metadata=describe.completed(found, _size_bytes(path), training, metadata),
             wait=wait,
             timeout_s=timeout_s,

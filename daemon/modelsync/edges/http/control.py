@@ -29,6 +29,7 @@ from modelsync.core.errors import (
     DigestMismatch,
     MalformedMessage,
     ModelsyncError,
+    PeerBrokeOff,
     PeerRefused,
     PeerUnavailable,
     TimedOut,
@@ -215,7 +216,9 @@ def translated(target: URL) -> Iterator[None]:
             peer=peer, status=error.status, reason=f"not an HTTP answer: {error.message}"[:200]
         ) from error
     except (aiohttp.ClientError, OSError) as error:
-        raise PeerUnavailable(peer=peer, reason=str(error)[:200] or type(error).__name__) from error
+        # A connection that was never made carried no question.
+        kind = PeerUnavailable if isinstance(error, aiohttp.ClientConnectorError) else PeerBrokeOff
+        raise kind(peer=peer, reason=str(error)[:200] or type(error).__name__) from error
 
 
 @contextlib.contextmanager

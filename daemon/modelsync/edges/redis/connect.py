@@ -107,7 +107,10 @@ async def redis_faults(operation: str) -> AsyncIterator[None]:
         raise RedisRefused(operation=operation, reason=_reason(error)) from error
     except (faults.ConnectionError, faults.TimeoutError, OSError) as error:  # OSError: also the built-in TimeoutError
         raise RedisUnavailable(operation=operation, reason=_reason(error)) from error
-    except (faults.InvalidResponse, UnicodeError, ValueError) as error:
+    except faults.InvalidResponse as error:
+        reason = f"{_reason(error)}; is it a Redis that listens there?"
+        raise MalformedMessage(what=f"reply to {operation}", reason=reason) from error
+    except (UnicodeError, ValueError) as error:
         raise MalformedMessage(what=f"reply to {operation}", reason=_reason(error)) from error
     except faults.RedisError as error:
         raise RedisRefused(operation=operation, reason=_reason(error)) from error
