@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from modelsync import config
 from modelsync.config import Config
+from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import FleetName, ModelName, NodeId
 from modelsync.edges.redis.catalog import RedisCatalog
 from modelsync.edges.redis.connect import connect
@@ -55,18 +56,47 @@ def test_the_full_sample_shows_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_full_sample_names_every_key_and_its_comments_are_legal(tmp_path: Path) -> None:
-    text = FULL.read_text()
-    keys = set(re.findall(r"^#?([a-z_]+) = ", text, re.MULTILINE))
-    for section in dataclasses.fields(Config):
-        schema = getattr(config, f"{section.name.capitalize()}Section", None)
-        for key in dataclasses.fields(schema) if schema else ():
-            assert key.name in keys, f"{section.name}.{key.name}"
+    text, section, shown = FULL.read_text(), "", set()
+    for line in text.splitlines():
+        if found := re.match(r"#?\[(\w+)", line):
+            section = found.group(1)
+        elif (found := re.match(r"#?([a-z_]+) = ", line)) and section != "pins":
+            shown.add(f"{section}.{found.group(1)}")
+    known = {
+        f"{section.name}.{key.name}"
+        for section in dataclasses.fields(Config)
+        if section.name != "pins"
+        for key in dataclasses.fields(getattr(config, f"{section.name.capitalize()}Section"))
+    }
+    assert shown == known
     everything = re.sub(r"^#([a-z_]+ = |\[)", r"\1", text, flags=re.MULTILINE)
     made = parsed(everything.replace("redis://127", "rediss://127"), tmp_path)
     assert made.models.watch is not None
     assert made.security.token_file is not None
     assert made.pins == {"fraud": 12, "ranker": "stable"}
     assert made.keep(ModelName("fraud")) == 20
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "validate = { zzzz = 1 }",
+        "health = { zzzz = 1 }",
+        "gate = { zzzz = 1 }",
+        *(
+            f'hooks = [{{ kind = "{kind}", zzzz = 1 }}]'
+            for kind in ("triton", "tfserving", "mlserver", "vllm", "sglang", "url", "command", "systemctl", "signal")
+        ),
+    ],
+)
+def test_the_full_sample_tells_of_every_key_of_the_tables_within(table: str) -> None:
+    """The parser itself says which keys it knows, when it is given another."""
+    with pytest.raises(ConfigurationFault) as refused:
+        config.parse(f'[fleet]\nname = "f"\nredis = "redis://h"\n[model.m]\n{table}\n', "sample", "gpu-01")
+    said = re.search(r"here are known: ([a-z_, ]+)", str(refused.value))
+    assert said is not None, refused.value
+    words = set(re.findall(r"[a-z_]+", FULL.read_text()))
+    assert set(said.group(1).split(", ")) <= words
 
 
 def test_the_marks_of_a_restart_are_true(tmp_path: Path) -> None:
@@ -88,15 +118,26 @@ def test_the_marks_of_a_restart_are_true(tmp_path: Path) -> None:
         '[fleet]\nname = "o"\nredis = "rediss://o"\npoll_s = 1\n[node]\nid = "o"\nlisten = "1.1.1.1:1"\n'
         'advertise = "o:1"\nstate_dir = "/o/s"\nlive_dir = "/o/l"\nview_dir = "/o/v"\n'
         'role = "replica"\nserve_url = "http://o:2"\npriority = 1\nnofailover = true\nrack = "o"\nzone = "o"\n'
+        'labels = ["o"]\n'
         '[models]\nwatch = "/o/m"\nsettle_s = 1\nkeep = 1\nkeep_days = 1\nscrub_days = 1\nscrub_bytes_per_s = 99999\n'
         'include = ["o"]\nexclude = ["o"]\n'
         "[lease]\nttl_s = 9\nheartbeat_s = 1\n[transfer]\nrate_limit_bytes_per_s = 1\nconcurrency = 1\n"
+        'compression = "never"\n'
         '[security]\ntoken_file = "/etc/modelsync/token"\nredis_password_file = "/etc/modelsync/redis-password"\n'
         'redis_tls_ca_file = "/etc/modelsync/redis-ca.pem"\n'
         '[storage]\nmode = "partitioned"\ncopies = 1\nurl = "s3://o"\ncredentials_file = "/etc/modelsync/store"\n'
-        'cache_bytes = 1\nahead = ["o"]\nreplace_after_s = 1\nmoves = 1\n'
+        'cache_bytes = 1\nahead = ["o"]\ngrace_s = 61\nreplace_after_s = 1\nmoves = 1\n'
+        "split_bytes = 1073741824\nleaving = true\n"
     )
-    assert marked == set(config.differences(old, parsed(other, tmp_path)).restart)
+    edited = config.differences(old, parsed(other, tmp_path))
+    assert marked == set(edited.restart)
+    keys = {
+        f"{section.name}.{key.name}"
+        for section in dataclasses.fields(Config)
+        if section.name not in ("pins", "model", "serve")
+        for key in dataclasses.fields(getattr(config, f"{section.name.capitalize()}Section"))
+    }
+    assert set(edited.restart) | set(edited.live) == keys, "every key is edited"
 
 
 # --- redis.conf and users.acl --------------------------------------------------------------------------------------
