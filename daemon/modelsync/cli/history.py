@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,11 @@ def show_command(target: Target, name: str, number: str | None, as_json: bool) -
     if as_json:
         print_json(value)
         return
-    for key in ("model", "version", "id", "created", "author", "note", "parent", "size_bytes", "metadata"):
-        click.echo(f"{key:12}{printable(value[key])}")
+    for key in ("model", "version", "id", "created", "author", "note", "parent"):
+        click.echo(f"{key:12}{printable(value[key] or '-')}")
+    click.echo(f"{'size':12}{size(value['size_bytes'])}")
+    for key, told in sorted(value["metadata"].items()):
+        click.echo(f"{'':2}{printable(key):18} {printable(told if isinstance(told, str) else json.dumps(told))}")
     print_table(("FILE", "SIZE", "DIGEST"), [(f["path"], size(f["size_bytes"]), f["digest"]) for f in value["files"]])
     for node, reason in value["why"].items():
         click.echo(f"{node}: {printable(reason)}")
