@@ -95,6 +95,7 @@ def test_a_sender_that_was_killed_and_runs_again_sends_what_is_missing(
     line = until(lambda: moving(primary, "killed"), "a rate")
     assert SIZE // 4 < line["done_bytes"] < line["total_bytes"] == SIZE
     assert RATE / 4 < line["rate_bytes_per_s"] < 2 * RATE and 0 < line["left_s"] < 10
+    first.process.send_signal(signal.SIGSTOP)  # a slow machine's `status` would come after the end
     assert "receives" in fleet.run("status").stdout
     with urllib.request.urlopen(f"{primary.url}/metrics", timeout=5) as answer:
         assert b'modelsync_upload_left_seconds{model="killed"}' in answer.read()
