@@ -42,7 +42,11 @@ def decode(data: bytes, what: str, *, max_bytes: int = MAX_DOCUMENT_BYTES) -> An
     try:
         text = data.decode()
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int
+            text,
+            object_pairs_hook=unique_keys,
+            parse_float=_no_float,
+            parse_constant=_no_float,
+            parse_int=bounded_integer,
         )
     except RecursionError as error:
         raise MalformedMessage(what=what, reason="nested too deeply") from error
@@ -60,7 +64,8 @@ def decode_canonical(data: bytes, what: str) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as ``json`` hands it over. Raises ValueError for a key that stands twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a key stands twice in one object")
@@ -71,7 +76,8 @@ def _no_float(text: str) -> Any:
     raise ValueError(f"{text[:40]} is not a whole number")
 
 
-def _small_int(text: str) -> int:
+def bounded_integer(text: str) -> int:
+    """A JSON integer. Raises ValueError beyond 2^53-1."""
     # The length is checked first: int() of thousands of digits is quadratic.
     if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
         raise ValueError("an integer is beyond 2^53-1")

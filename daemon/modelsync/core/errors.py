@@ -131,7 +131,7 @@ class EmbeddedRedisFailed(LocalFault):
 
 @dataclass(eq=False)
 class CannotListen(LocalFault):
-    """The address cannot be listened on: another process has it, or it is not of this host; see `node.listen`."""
+    """The address cannot be listened on: another process has it, or it is not of this host; see `listen`."""
 
     retryable: ClassVar[bool] = False
     address: str

@@ -19,7 +19,12 @@ def json_value(data: bytes, what: str) -> Any:
         MalformedMessage: not UTF-8, duplicate keys, NaN, nested too deeply, integers beyond 2^53, lone surrogates.
     """
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_whole)
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=canonical.unique_keys,
+            parse_constant=_refuse,
+            parse_int=canonical.bounded_integer,
+        )
         canonical.encode(canonical.with_floats_tagged(value))
     except RecursionError as error:
         raise MalformedMessage(what=what, reason="nested too deeply") from error
@@ -36,18 +41,5 @@ def json_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return result
-
-
 def _refuse(text: str) -> Any:
     raise ValueError(f"{text} is not a number that JSON has")
-
-
-def _whole(text: str) -> int:
-    if len(text) > 17:  # int() of thousands of digits is quadratic; 2^53 has 16
-        raise ValueError("an integer is beyond 2^53-1")
-    return int(text)
