@@ -94,6 +94,9 @@ async def test_a_quick_model_is_run_on_the_loop_and_a_slow_one_is_not(monkeypatc
     assert await room.run("quick", 1, threading.get_ident) != here  # not known yet
     assert await room.run("quick", 1, threading.get_ident) == here
     assert await room.run("quick", 50, threading.get_ident) != here  # fifty rows are expected to take too long
+    assert await room.run("quick", 60, threading.get_ident) == here  # and were seen not to
+    assert await room.run("quick", 600, threading.get_ident) != here
+    assert await room.run("quick", 2, threading.get_ident) == here  # no longer than one of more rows
     monkeypatch.setattr(lanes.time, "thread_time", iter(np.arange(0, 100, 0.01)).__next__)
     assert await room.run("slow", 1, threading.get_ident) != here
     assert await room.run("slow", 1, threading.get_ident) != here
@@ -107,6 +110,20 @@ async def test_a_model_that_blocks_the_loop_goes_to_the_threads_for_good(monkeyp
     monkeypatch.setattr(lanes.time, "perf_counter", clock.__next__)
     inline = sum([await room.run("joblib", 1, threading.get_ident) == here for _ in range(3000)])
     assert inline == 5
+    room.close()
+
+
+async def test_a_model_that_is_late_beside_a_load_stays_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the load that makes it late, and would in the threads, too."""
+    loads = [True]
+    here, room = threading.get_ident(), Lanes(threads=2, queue=10, loading=lambda: loads[0])
+    clock = iter(np.arange(0, 1e6, 0.05))
+    monkeypatch.setattr(lanes.time, "thread_time", lambda: 0.0)
+    await room.run("m", 1, threading.get_ident)  # the first is in the threads
+    monkeypatch.setattr(lanes.time, "perf_counter", clock.__next__)
+    assert {await room.run("m", 1, threading.get_ident) for _ in range(50)} == {here}
+    loads[0] = False
+    assert sum([await room.run("m", 1, threading.get_ident) == here for _ in range(50)]) == 5
     room.close()
 
 

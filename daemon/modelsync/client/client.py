@@ -162,6 +162,7 @@ class Client:
                     del self._handles[key]
             if version is None:
                 self._memory.pinned.discard(name)
+        self._memory.clear()
 
     def on_swap(self, callback: Callable[[Swap], object]) -> Callable[[], None]:
         """Call something after each swap, from a loading thread. What it raises is logged. Returns how to end that."""
@@ -203,6 +204,7 @@ class Client:
         with self._lock:
             for handle in self._handles.values():
                 self._memory.drop(handle)
+        self._memory.clear()
 
     # --- forks (`forking` calls these) ------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from modelsync.client import switching
+from modelsync.client import switching, taking_apart
 
 if TYPE_CHECKING:
     from modelsync.client.client import Client
@@ -73,6 +73,7 @@ def _in_parent() -> None:
 
 def _in_child() -> None:
     switching.after_fork()
+    taking_apart.after_fork()
     for client in _held:
         client.restart_in_child()
         client.resume_after_fork()

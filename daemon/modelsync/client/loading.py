@@ -18,6 +18,7 @@ from modelsync.client.counting import LoadTimes
 from modelsync.client.loaders import choose
 from modelsync.client.loaders.contract import LoadContext, Loader, Progress
 from modelsync.client.offers import Offer
+from modelsync.client.pacing import Pace
 from modelsync.core.errors import ModelFileRefused, ModelsyncError, PickleNotTrusted, WarmUpFailed
 
 WarmUp = Callable[[Any, LoadContext], object]
@@ -48,24 +49,27 @@ class Loading:
     warm_up: WarmUp | None = None
     verify: Verify = "sizes"
 
-    def run(self, offer: Offer, found_s: float, progress: Progress, reserve: Reserve) -> Loaded:
+    def run(self, offer: Offer, found_s: float, progress: Progress, reserve: Reserve, pace: Pace) -> Loaded:
         """Load a version.
 
         Args:
             found_s: what finding it took; it counts as reading.
             reserve: called once, as soon as the size is known.
+            pace: of this thread, beside requests.
         Raises: FileNotFoundError: it was removed meanwhile; PickleNotTrusted; LoaderUnavailable; ModelFileRefused;
             WarmUpFailed; BudgetExceeded; RemoteFault, DigestMismatch: what lies elsewhere cannot be had.
         """
         trusted = self.trusted == "all" or offer.name in self.trusted
         fetch = offer.fetched.fetch if offer.fetched is not None else None
-        context = LoadContext(offer.name, offer.version, offer.metadata, offer.files, progress, trusted, fetch)
+        context = LoadContext(
+            offer.name, offer.version, offer.metadata, offer.files, progress, trusted, fetch, pace.stand_back
+        )
         loader = choose(self.loaders, offer.path, context)
         if loader.runs_code and not trusted:
             raise _untrusted(offer, loader)
         times = LoadTimes(read_s=found_s)
         if fetch is None:
-            times.verify_s = _timed(lambda: self._verified(offer, loader))
+            times.verify_s = _timed(lambda: self._verified(offer, loader, pace))
         elif not getattr(loader, "fetches", False):
             times.read_s += _timed(lambda: _all_fetched(context))
         size_bytes = _guarded(lambda: loader.size_bytes(offer.path, context), offer, loader)
@@ -78,7 +82,7 @@ class Loading:
         times.warm_up_s = _timed(lambda: self._warmed_up(model, context))
         return Loaded(offer, model, loader, size_bytes, times)
 
-    def _verified(self, offer: Offer, loader: Loader) -> None:
+    def _verified(self, offer: Offer, loader: Loader, pace: Pace) -> None:
         """The daemon verified every byte before it made the tree; here the sizes are looked at, or all of it again."""
         for path, size_bytes in offer.files.items():
             file = offer.path / path
@@ -86,7 +90,7 @@ class Loading:
             if found_bytes != size_bytes:
                 reason = f"{found_bytes:,} bytes, the manifest says {size_bytes:,}"
                 raise ModelFileRefused(path=str(file), loader=loader.name, reason=reason)
-            if self.verify == "digests" and path in offer.digests and _digest(file) != offer.digests[path]:
+            if self.verify == "digests" and path in offer.digests and _digest(file, pace) != offer.digests[path]:
                 reason = "its bytes are not those of the manifest: run `modelsync verify`"
                 raise ModelFileRefused(path=str(file), loader=loader.name, reason=reason)
 
@@ -134,10 +138,11 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started_s
 
 
-def _digest(file: Path) -> bytes:
+def _digest(file: Path, pace: Pace) -> bytes:
     hasher, buffer = blake3(), bytearray(1 << 20)
     view = memoryview(buffer)
     with open(file, "rb", buffering=0) as opened:
         while size := opened.readinto(buffer):
             hasher.update(view[:size])
+            pace.stand_back()
     return hasher.digest()

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from modelsync.client.entry import Entry
 from modelsync.client.eviction import Resident, admit
 from modelsync.client.handle import Handle
+from modelsync.client.pacing import UNWAITED_REST, Pace
+from modelsync.client.taking_apart import Remains
 from modelsync.client.timing import Timer
 from modelsync.core.errors import BudgetExceeded
 
@@ -41,6 +43,8 @@ class Memory:
         self._residents: dict[Handle, None] = {}
         """In the order in which they came."""
         self._leaving: list[weakref.ref[Entry]] = []
+        self._remains: list[Remains] = []
+        self._gives_back = False
         self._reserved_bytes = 0
         self._sweep = 0
 
@@ -78,6 +82,7 @@ class Memory:
                     reason = f"{handle.name} needs {needed_bytes:,} bytes; all in memory is leased, pinned or loading"
                     raise BudgetExceeded(reason=reason)
                 self.lock.wait(_LOOK_S)
+        self.clear()
 
     def _refuse_the_impossible(self, handle: Handle, needed_bytes: int) -> None:
         if self.budget_bytes is not None and needed_bytes > self.budget_bytes:
@@ -107,7 +112,7 @@ class Memory:
             gone_or_used = set(victims)
             rated = [each for each in rated if each.key not in gone_or_used]
         if before_bytes - self.occupied_bytes() >= _TRIM_BYTES:
-            _give_back()
+            self._gives_back = True
 
     def _rated(self, handle: Handle) -> Resident[Handle]:
         entry = handle._entry
@@ -118,6 +123,7 @@ class Memory:
         """Let an idle model go. One that a call holds would keep its memory: it stays, and the answer is False."""
         entry = handle._entry
         counts, age_s, seen = entry.counts, time.monotonic() - entry.loaded_s, weakref.ref(entry)
+        remains = Remains(entry)
         del entry
         handle._empty()
         used = seen()
@@ -125,6 +131,7 @@ class Memory:
             handle._switch(used)
             return False
         del self._residents[handle]
+        self._remains.append(remains)
         self.evictions += 1
         if counts is not None:
             counts.evicted(age_s)
@@ -162,12 +169,29 @@ class Memory:
         if entry.counts is not None:
             entry.counts.size_bytes = 0
         self._leaving.append(weakref.ref(entry))
+        self._remains.append(Remains(entry))
 
     def settle(self) -> None:
         """Come back within the budget after a swap or a load that had to exceed it."""
         with self.lock:
             if self.budget_bytes is not None and self.occupied_bytes() > self.budget_bytes:
                 self._make_room(None, 0, self.budget_bytes)
+        self.clear()
+
+    def clear(self) -> None:
+        """Free what has left. It takes its time and must not have the lock, which misses wait for."""
+        with self.lock:
+            remains, self._remains = self._remains, []
+            gives_back, self._gives_back = self._gives_back, False
+        pace = self.pace(UNWAITED_REST)
+        for each in remains:
+            each.free(pace.stand_back)
+        if gives_back:
+            _give_back()
+
+    def pace(self, rest: float) -> Pace:
+        """For a thread that works beside requests for what is in memory."""
+        return Pace(lambda: sum(handle._path.count() for handle in self.residents()), rest)
 
     def restart_in_child(self) -> None:
         """In a forked child: the leases and loads that were under way belong to threads of the parent."""

@@ -18,6 +18,7 @@ from modelsync.client.loaders.contract import Progress
 from modelsync.client.loading import Loaded, Loading
 from modelsync.client.memory import Memory
 from modelsync.client.offers import Offer, Offers
+from modelsync.client.pacing import UNWAITED_REST, WAITED_REST
 from modelsync.client.swaps import Swap
 from modelsync.client.timing import Timer
 from modelsync.core.errors import ModelFileRefused, ModelsyncError
@@ -102,7 +103,8 @@ class Renewal:
             reserved.append(needed_bytes)
 
         try:
-            return self._put(handle, self._loading.run(offer, found_s, progress, reserve))
+            pace = self._memory.pace(UNWAITED_REST if handle.resident else WAITED_REST)
+            return self._put(handle, self._loading.run(offer, found_s, progress, reserve, pace))
         finally:
             self._memory.unreserve(sum(reserved))
 

@@ -51,6 +51,11 @@ def eager() -> Iterator[None]:
                 _restore()
 
 
+def loading() -> bool:
+    """Whether any load is under way."""
+    return _loads > 0
+
+
 def after_fork() -> None:
     """In a forked child: the loads that were under way are the parent's."""
     global _loads, _lock  # noqa: PLW0603

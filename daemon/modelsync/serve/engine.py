@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
+from modelsync.client import switching
 from modelsync.serve.batching import Batcher, key_of, rows_of
 from modelsync.serve.lanes import Lanes
 from modelsync.serve.messages import InferRequest
@@ -24,7 +25,7 @@ class Engine:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._batcher = Batcher()
-        self.lanes = Lanes(settings.threads, settings.queue)
+        self.lanes = Lanes(settings.threads, settings.queue, switching.loading)
 
     async def infer(self, name: str, leased: Leased, request: InferRequest) -> list[Tensor]:
         """The outputs of a leased version; the lease must outlive this.

@@ -25,7 +25,8 @@ INLINE_S = 0.001
 _FORGET = 0.98
 """A slow call is half forgotten after 34 quick ones: one hiccup does not send a model to the threads for good."""
 _STRIKE_S = 5 * INLINE_S
-"""An inline call that took this long by the clock waited for threads of its own, or the host was busy."""
+"""An inline call that took this long by the clock waited for threads of its own, or the host was busy. While a model is
+loaded it tells nothing: the way to a thread and back waits for the same processors, and twice."""
 _STRIKES = 5.0
 """After as many the model stays in the threads."""
 _FORGIVEN = 0.01
@@ -38,9 +39,24 @@ class _Lane:
 
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
     running: int = 0
-    row_s: float = math.inf
-    """What a row was seen to take at worst, decaying. Not yet seen: a model begins in the threads."""
+    call_s: dict[int, float] = field(default_factory=dict)
+    """What calls were seen to take at worst, decaying, by the binary digits of their rows: most of a short call does
+    not grow with its rows, so sixteen requests that are run together are no sixteen times as long."""
     strikes: float = 0.0
+
+    def expected_s(self, rows: int) -> float:
+        """Infinite for a model that was not yet seen: it begins in the threads."""
+        digits = rows.bit_length()
+        if digits in self.call_s:
+            return self.call_s[digits]
+        fewer = [each for each in self.call_s if each < digits]
+        if fewer:
+            return self.call_s[max(fewer)] * float(1 << digits - max(fewer))
+        return min((self.call_s[each] for each in self.call_s), default=math.inf)
+
+    def note(self, rows: int, took_s: float) -> None:
+        digits = rows.bit_length()
+        self.call_s[digits] = max(took_s, self.call_s.get(digits, 0.0) * _FORGET)
 
 
 class Lanes:
@@ -49,9 +65,11 @@ class Lanes:
     Args:
         threads: that infer; half of them, at least one, for any one model.
         queue: calls that may wait; half of them, at least one, for any one model.
+        loading: whether a model is being loaded in this process.
     """
 
-    def __init__(self, threads: int, queue: int) -> None:
+    def __init__(self, threads: int, queue: int, loading: Callable[[], bool] = lambda: False) -> None:
+        self._loading = loading
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="infer")
         self._share = max(1, threads // 2)
         self._queue = queue
@@ -70,8 +88,8 @@ class Lanes:
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lanes.setdefault(model, _Lane())
-        if lane.row_s * rows < INLINE_S and lane.strikes < _STRIKES:
-            return _inline(lane, rows, call)
+        if lane.expected_s(rows) < INLINE_S and lane.strikes < _STRIKES:
+            return self._inline(lane, rows, call)
         await self._turn(model, lane)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, _aside, lane, rows, call)
@@ -103,6 +121,15 @@ class Lanes:
         finally:
             self.waiting -= 1
 
+    def _inline(self, lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
+        started_s, cpu_s = time.perf_counter(), time.thread_time()
+        try:
+            return call()
+        finally:
+            late = time.perf_counter() - started_s > _STRIKE_S and not self._loading()
+            lane.strikes = lane.strikes + 1 if late else max(0.0, lane.strikes - _FORGIVEN)
+            lane.note(rows, time.thread_time() - cpu_s)
+
     @staticmethod
     def _leave(lane: _Lane) -> None:
         """Hand the place on to the longest waiting; ``running`` counts the place, whoever has it."""
@@ -120,18 +147,4 @@ def _aside(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
     try:
         return call()
     finally:
-        _note(lane, (time.thread_time() - started_s) / rows)
-
-
-def _inline(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
-    started_s, cpu_s = time.perf_counter(), time.thread_time()
-    try:
-        return call()
-    finally:
-        late = time.perf_counter() - started_s > _STRIKE_S
-        lane.strikes = lane.strikes + 1 if late else max(0.0, lane.strikes - _FORGIVEN)
-        _note(lane, (time.thread_time() - cpu_s) / rows)
-
-
-def _note(lane: _Lane, row_s: float) -> None:
-    lane.row_s = row_s if lane.row_s == math.inf else max(row_s, lane.row_s * _FORGET)
+        lane.note(rows, time.thread_time() - started_s)

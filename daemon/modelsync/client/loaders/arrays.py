@@ -3,6 +3,7 @@ one mapping that opens each when it is asked for."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,12 +43,13 @@ def _load_npy(file: Path) -> Any:
         raise ModelFileRefused(path=str(file), loader="npy", reason=str(error)[:300]) from error
 
 
-def _load_npz(file: Path) -> dict[str, Any]:
+def _load_npz(file: Path, context: LoadContext | None = None) -> dict[str, Any]:
     """Read every array of an archive. Raises ModelFileRefused, also for a bomb: before anything is read."""
     numpy = library("numpy", "npz", file)
     check_archive(file, "npz")
     try:
-        with numpy.load(file, allow_pickle=False) as archive:
+        opened = context.open(file) if context is not None else contextlib.nullcontext(file)
+        with opened as source, numpy.load(source, allow_pickle=False) as archive:
             for member in archive.zip.infolist():
                 _require_true_header(numpy, archive.zip, member)
             return {name: archive[name] for name in archive.files}
@@ -99,7 +101,7 @@ class NpzLoader:
         return check_archive(path / (context.only_file(".npz") or ""), self.name)
 
     def load(self, path: Path, context: LoadContext) -> object:
-        return Arrays(_load_npz(path / (context.only_file(".npz") or "")))
+        return Arrays(_load_npz(path / (context.only_file(".npz") or ""), context))
 
 
 def _only_array_file(context: LoadContext, suffix: str) -> bool:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+_BUFFER_BYTES = 32 << 10
+"""What compiled unpicklers build from it takes less than a millisecond, and they hold Python's lock meanwhile."""
+_READ_BYTES = 1 << 20
+"""Of an array at a time."""
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, from the thread that loads."""
 
@@ -29,6 +33,8 @@ class LoadContext:
     fetch: Callable[[str], None] | None = None
     """Of a version that lies on other hosts: has one of ``files`` below the version's path, verified. Loaders that know
     it (``fetches``) ask for what they need when they need it; for others everything is there before they begin."""
+    stand_back: Callable[[], None] = lambda: None
+    """To be called between two pieces of work: it may sleep, so that requests for other models go first."""
     read_s: float = 0.0
     """Spent in reading files, as far as the loader's library lets that be told from the rest."""
 
@@ -44,7 +50,7 @@ class LoadContext:
 
     def open(self, path: Path) -> BinaryIO:
         """Open a file for reading, its time counted as ``read_s``."""
-        return cast(BinaryIO, io.BufferedReader(_Timed(path, self), buffer_size=1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_Timed(path, self), buffer_size=_BUFFER_BYTES))
 
     def read(self, path: Path) -> bytes:
         """A whole file, its time counted as ``read_s``."""
@@ -55,7 +61,7 @@ class LoadContext:
 
 
 class _Timed(io.FileIO):
-    """Counts the seconds spent in reads. Being Python, it also lets other threads run between two of them."""
+    """Counts the seconds spent in reads, and stands back after each: what was read is small enough to be worked off."""
 
     def __init__(self, path: Path, context: LoadContext) -> None:
         super().__init__(path)
@@ -65,10 +71,11 @@ class _Timed(io.FileIO):
 
     def readinto(self, buffer: Any, /) -> int | None:
         started_s = time.perf_counter()
-        size = super().readinto(buffer)
+        size = super().readinto(memoryview(buffer)[:_READ_BYTES])
         self._context.read_s += time.perf_counter() - started_s
         self._done += size or 0
         self._context.progress(min(self._done, self._total), self._total)
+        self._context.stand_back()
         return size
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.library import library
+from modelsync.client.loaders.unpickling import load_mapped
 
 _JOBLIB = (".joblib",)
 _PICKLE = (".pkl", ".pickle")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x5d\x00", b"\x04\x22\x4d\x18", b"\x78")
 """gzip, bzip2, xz, lzma, lz4, zlib: what joblib writes (joblib.compressor)."""
+_BEFORE_0_10 = (b"ZF",)
+"""joblib's own compression once, which only joblib.load knows."""
 _EXPANSION = 4
 """How much larger a compressed model is taken to be than its file: there is no telling before it is loaded."""
 
@@ -33,7 +36,7 @@ class JoblibLoader:
     def size_bytes(self, path: Path, context: LoadContext) -> int:
         file = self._file(path, context)
         size_bytes = file.stat().st_size
-        return size_bytes * _EXPANSION if _compressed(file) else size_bytes
+        return size_bytes * _EXPANSION if _begins(file, _COMPRESSED + _BEFORE_0_10) else size_bytes
 
     def load(self, path: Path, context: LoadContext) -> object:
         return self.load_file(self._file(path, context), context)
@@ -41,8 +44,10 @@ class JoblibLoader:
     def load_file(self, file: Path, context: LoadContext) -> object:
         """Load a file that joblib wrote, whatever its name."""
         joblib = library("joblib", self.name, file)
-        if not _compressed(file):
-            return joblib.load(str(file), mmap_mode="r")
+        if _begins(file, _BEFORE_0_10):
+            return joblib.load(str(file))
+        if not _begins(file, _COMPRESSED):
+            return load_mapped(joblib, file, context)
         with context.open(file) as opened:
             return joblib.load(opened)
 
@@ -66,7 +71,7 @@ class PickleLoader:
 
     def load(self, path: Path, context: LoadContext) -> object:
         file = path / (context.only_file(*_PICKLE) or "")
-        if _compressed(file) or _by_joblib(file):
+        if _begins(file, _COMPRESSED) or _by_joblib(file):
             return JoblibLoader().load_file(file, context)
         with context.open(file) as opened:
             return pickle.load(opened)
@@ -83,6 +88,6 @@ def _by_joblib(file: Path) -> bool:
     return False
 
 
-def _compressed(file: Path) -> bool:
+def _begins(file: Path, marks: tuple[bytes, ...]) -> bool:
     with open(file, "rb") as opened:
-        return opened.read(6).startswith(_COMPRESSED)
+        return opened.read(6).startswith(marks)

@@ -42,4 +42,5 @@ class SkopsLoader:
                 reason=f"{context.name} ({file}) needs types that skops does not know to be harmless: "
                 f"{', '.join(unknown[:8])}. If you trust its publisher: Client(…, trust_pickle=[{context.name!r}])"
             )
-        return io.load(str(file), trusted=unknown)
+        with context.open(file) as opened:
+            return io.load(opened, trusted=unknown)
