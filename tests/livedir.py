@@ -10,7 +10,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from modelsync.core import catalog, manifest
+from modelsync.core import catalog, catalog_fields, manifest
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.ids import Digest, EntryId, Version, model_name
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry, Manifest
@@ -66,7 +66,7 @@ class LiveDir:
             shutil.copyfile(path, target)
         entry = VersionRecord(digest, content, id_, version.size_bytes, 0)
         self.records[name] = catalog.published(record, number, entry)
-        (self.state / "catalog" / f"{name}.json").write_bytes(catalog.to_json(self.records[name]))
+        (self.state / "catalog" / f"{name}.json").write_bytes(catalog_fields.to_json(self.records[name]))
         if activate:
             self.activate(name, digest)
         return digest

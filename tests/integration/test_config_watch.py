@@ -135,7 +135,9 @@ async def test_an_edit_before_the_first_look_is_not_missed(path: Path) -> None:
     path.write_text(NEW)
     async with asyncio.timeout(2):
         async for _ in watch.changes():
-            return
+            break
+        else:
+            pytest.fail("it ended without telling of the edit")
 
 
 async def test_a_vanished_file_is_not_told_and_its_return_is(path: Path) -> None:

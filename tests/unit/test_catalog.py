@@ -12,7 +12,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelsync.core import catalog
+from modelsync.core import catalog, catalog_fields
 from modelsync.core.catalog import ModelRecord, VersionRecord
 from modelsync.core.errors import (
     BadName,
@@ -98,7 +98,7 @@ def test_transitions(before: ModelRecord, change: Change, expected: dict[str, An
     after = change(before)
     assert {key: getattr(after, key) for key in expected} == expected
     assert after.id == NOW
-    assert catalog.from_fields(FRAUD, catalog.to_fields(after)) == after
+    assert catalog_fields.from_fields(FRAUD, catalog_fields.to_fields(after)) == after
 
 
 REFUSALS: list[tuple[str, ModelRecord, Change, type[ModelsyncError], str]] = [
@@ -244,20 +244,24 @@ RECORDS = st.builds(
 
 @given(RECORDS)
 def test_fields_and_json_come_back(made: ModelRecord) -> None:
-    assert catalog.from_fields(FRAUD, catalog.to_fields(made)) == made
-    assert catalog.from_json(FRAUD, catalog.to_json(made)) == made
+    assert catalog_fields.from_fields(FRAUD, catalog_fields.to_fields(made)) == made
+    assert catalog_fields.from_json(FRAUD, catalog_fields.to_json(made)) == made
 
 
 @given(RECORDS, RECORDS)
 def test_changed_fields_turn_one_hash_into_the_other(before: ModelRecord, after: ModelRecord) -> None:
-    fields = catalog.to_fields(before)
-    written, removed = catalog.changed_fields(before, after)
-    assert {key: text for key, text in (fields | written).items() if key not in removed} == catalog.to_fields(after)
+    fields = catalog_fields.to_fields(before)
+    written, removed = catalog_fields.changed_fields(before, after)
+    assert {key: text for key, text in (fields | written).items() if key not in removed} == catalog_fields.to_fields(
+        after
+    )
     assert not any(fields.get(key) == text for key, text in written.items())
 
 
 def test_the_fields() -> None:
-    fields = catalog.to_fields(record(7, pinned=7, aliases={"stable": Version(7)}, deleted=frozenset({Version(3)})))
+    fields = catalog_fields.to_fields(
+        record(7, pinned=7, aliases={"stable": Version(7)}, deleted=frozenset({Version(3)}))
+    )
     entry = json.loads(fields.pop("v:7"))
     assert fields == {
         "id": "1-1", "head": "7", "desired": "7", "pinned": "7", "aliases": '{"stable":7}', "deleted": "[3]",
@@ -271,12 +275,12 @@ def test_the_fields() -> None:
 
 
 def test_nothing_in_redis_is_an_empty_record() -> None:
-    assert catalog.from_fields(FRAUD, {}) == ModelRecord(FRAUD)
-    assert catalog.from_fields(FRAUD, {"of a later release": "x"}) == ModelRecord(FRAUD)
+    assert catalog_fields.from_fields(FRAUD, {}) == ModelRecord(FRAUD)
+    assert catalog_fields.from_fields(FRAUD, {"of a later release": "x"}) == ModelRecord(FRAUD)
 
 
 def version_text(**fields: Any) -> dict[str, str]:
-    value = json.loads(catalog.to_fields(record(1))["v:1"])
+    value = json.loads(catalog_fields.to_fields(record(1))["v:1"])
     return {"v:1": json.dumps({**value, **fields})}
 
 
@@ -314,18 +318,18 @@ def version_text(**fields: Any) -> dict[str, str]:
 )
 def test_hostile_fields(fields: dict[str, str], what: str) -> None:
     with pytest.raises(MalformedMessage) as caught:
-        catalog.from_fields(FRAUD, fields)
+        catalog_fields.from_fields(FRAUD, fields)
     assert caught.value.what == what
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"id":1}', b"{", b'{"id":"1-1","id":"1-2"}', b"\xff"])
 def test_hostile_files(data: bytes) -> None:
     with pytest.raises(MalformedMessage) as caught:
-        catalog.from_json(FRAUD, data)
+        catalog_fields.from_json(FRAUD, data)
     assert caught.value.what == "catalog of fraud"
 
 
 def test_the_longest_notes_that_a_manifest_allows_are_read_back() -> None:
     entry = replace(of(1), author="\x01" * 65_536, note="\x01" * 65_536)
     made = record(1, versions={Version(1): entry})
-    assert catalog.from_json(FRAUD, catalog.to_json(made)) == made
+    assert catalog_fields.from_json(FRAUD, catalog_fields.to_json(made)) == made

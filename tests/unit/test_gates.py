@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.unit.test_catalog import record
 
-from modelsync.core import catalog, find, gates, hooks, views
+from modelsync.core import catalog, catalog_fields, find, gates, hooks, views
 from modelsync.core.catalog import WishChange
 from modelsync.core.errors import BadName, HookFailed, MalformedMessage
 from modelsync.core.gates import Health, Rejection, Window
@@ -74,7 +74,7 @@ def test_a_rejection_stands_until_somebody_asks(changes: list[WishChange], pin: 
     known = record(1, 2, 3)
     for item in changes:
         known = catalog.noted(known, item)
-    known = catalog.from_fields(FRAUD, catalog.to_fields(known))
+    known = catalog_fields.from_fields(FRAUD, catalog_fields.to_fields(known))
     assert gates.still_rejected(rejection(asked=str(known.versions[Version(2)].id)), known, pin) is stands
     assert not pin or gates.still_rejected(replace(rejection(), node_pin=str(pin), asked=EntryId(1, 9)), known, pin)
 

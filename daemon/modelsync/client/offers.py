@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
-from modelsync.core import catalog
+from modelsync.core import catalog, catalog_fields
 from modelsync.core import manifest as manifests
 from modelsync.core.errors import BadName, MalformedMessage, ModelFileRefused, NoSuchModel, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, model_name
@@ -143,7 +143,7 @@ class Offers:
     def _record(self, now: Offer, state: Path) -> catalog.ModelRecord:
         path = state / "catalog" / f"{now.name}.json"
         try:
-            return catalog.from_json(ModelName(now.name), path.read_bytes())
+            return catalog_fields.from_json(ModelName(now.name), path.read_bytes())
         except (OSError, MalformedMessage) as error:
             reason = f"{now.name}: the list of its versions cannot be read ({error}); only {now.version} is known"
             raise NoSuchVersion(reason=reason) from error

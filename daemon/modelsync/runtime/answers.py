@@ -9,7 +9,8 @@ from typing import Any
 
 from modelsync.core import fleet as fleets
 from modelsync.core import status
-from modelsync.core.catalog import ModelRecord, to_fields
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.catalog_fields import to_fields
 from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import Manifest

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import structlog
 from blake3 import blake3
 
-from modelsync.core import catalog, commands
+from modelsync.core import catalog, catalog_fields, commands
 from modelsync.core import fleet as fleets
 from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord, WishChange
@@ -384,7 +384,7 @@ class Publisher:
         event: str = "wish.changed",
     ) -> None:
         authority = self._require_authority()
-        written, removed = catalog.changed_fields(before, after)
+        written, removed = catalog_fields.changed_fields(before, after)
         log_fields = {"kind": kind, "model": after.name, "by": by, "note": note}
         if kind != "restored":
             log_fields["after"] = str(self._book.applied)  # the script refuses it where Redis has lost that entry

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from modelsync.core import canonical, catalog, fleet
+from modelsync.core import canonical, catalog_fields, fleet
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import BadName, LayoutCorrupt, MalformedMessage
 from modelsync.core.fleet import FleetRecord
@@ -39,13 +39,13 @@ class CatalogFiles:
     @staticmethod
     def _load_one(path: Path) -> ModelRecord:
         try:
-            return catalog.from_json(model_name(path.name.removesuffix(".json")), path.read_bytes())
+            return catalog_fields.from_json(model_name(path.name.removesuffix(".json")), path.read_bytes())
         except (BadName, MalformedMessage) as error:
             raise _corrupt(path, error) from error
 
     def save(self, record: ModelRecord) -> None:
         """Replace one record durably. Raises DiskFull, DiskFailed."""
-        durable.replace_file(self._directory / f"{record.name}.json", catalog.to_json(record))
+        durable.replace_file(self._directory / f"{record.name}.json", catalog_fields.to_json(record))
 
     def load_fleet(self) -> FleetRecord:
         """Raises LayoutCorrupt, DiskFailed."""
@@ -77,7 +77,7 @@ class CatalogFiles:
 
     def save_orphans(self, record: ModelRecord) -> None:
         """Raises DiskFull, DiskFailed."""
-        durable.replace_file(self._orphans / f"{record.name}.json", catalog.to_json(record))
+        durable.replace_file(self._orphans / f"{record.name}.json", catalog_fields.to_json(record))
 
     # --- what was already published from the models directory ------------------------------------------------------
 

@@ -23,7 +23,8 @@ from yarl import URL
 
 from modelsync.core import fleet as fleets
 from modelsync.core.canonical import MAX_DOCUMENT_BYTES
-from modelsync.core.catalog import ModelRecord, from_fields
+from modelsync.core.catalog import ModelRecord
+from modelsync.core.catalog_fields import from_fields
 from modelsync.core.errors import (
     BadName,
     DigestMismatch,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from modelsync.core import canonical, catalog, fleet, status
+from modelsync.core import canonical, catalog_fields, fleet, status
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import (
     BadName,
@@ -114,7 +114,7 @@ class RedisCatalog:
             pipe.hmget(self.key(f"model:{name}"), *_GLANCED)
             held, values = await pipe.execute()
         fields = {key: _text(value) for key, value in zip(_GLANCED, values, strict=True) if value is not None}
-        seen = catalog.from_fields(name, fields)
+        seen = catalog_fields.from_fields(name, fields)
         lease = lease_view([part for pair in held.items() for part in pair])
         return Glance(lease, seen.id, seen.desired, seen.pinned, seen.rollout)
 
@@ -236,7 +236,7 @@ def _record(name: ModelName, size: Any, fields: Any) -> ModelRecord:
         raise MalformedMessage(what=f"model {name}", reason=f"not a hash: {size}"[:200])
     if size > MAX_HASH_FIELDS:
         raise MalformedMessage(what=f"model {name}", reason=f"{size} fields, at most {MAX_HASH_FIELDS}")
-    return catalog.from_fields(name, _text_fields(fields))
+    return catalog_fields.from_fields(name, _text_fields(fields))
 
 
 def _record_key(change: Change) -> str:
