@@ -2,7 +2,7 @@
 
 ``step(state, event, now_s)`` returns the next state and what has to be done. It reads no clock, throws no dice and
 waits for nothing; runtime.elector does the waiting. The table at the end names every (role, event) pair, so that
-"nothing happens" is a decision that can be read. The handlers are in election_watching and election_holding.
+"nothing happens" is a decision that can be read. The handlers are in watching and holding.
 
     REPLICA ------ lease ripe ------> CANDIDATE ---- granted, persisted ----> ESTABLISHING
        ^                                  |                                        |

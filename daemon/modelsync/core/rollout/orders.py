@@ -1,6 +1,6 @@
 """What an order about rollouts makes of a model's record: begin one, stop one, take its next step.
 
-Each function returns the record as it will be, like those of ``catalog``; how a rollout goes on is ``rollout_steps``.
+Each function returns the record as it will be, like those of ``catalog``; how a rollout goes on is ``steps``.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def stopped(record: ModelRecord, by: str, at: EntryId) -> ModelRecord:
 
 
 def advanced(record: ModelRecord, write: Write, at: EntryId) -> ModelRecord:
-    """Take a step that ``rollout_steps`` has decided on. Raises PolicyRefusal: the rollout has moved on meanwhile."""
+    """Take a step that ``steps`` has decided on. Raises PolicyRefusal: the rollout has moved on meanwhile."""
     now, then = record.rollout, write.decided_on
     if now is None or (now.id, now.state, now.wave) != (then.id, then.state, then.wave):
         raise PolicyRefusal(reason=f"the rollout of {record.name} is not what it was when this was decided")

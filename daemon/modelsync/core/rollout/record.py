@@ -1,7 +1,7 @@
 """What a rollout is: the fleet's plan to bring one version onto its hosts, as it stands in the model's record.
 
 Everything here is durable and therefore holds no clock: how long a soak has lasted is counted by whoever holds the
-lease, on its own boottime, and begins anew with a new holder (``rollout_steps``). Which hosts it covers, and what may
+lease, on its own boottime, and begins anew with a new holder (``steps``). Which hosts it covers, and what may
 follow what, is decided here. PROTOCOL.md section 8.
 """
 

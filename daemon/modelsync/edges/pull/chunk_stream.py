@@ -1,7 +1,7 @@
 """The bytes of one answer into a file: received, verified while hot, and only then written and counted.
 
 One buffer of a chunk's size is reused; recv, BLAKE3 and pwrite all release the GIL. This file must not know who is
-asked for what (fetch orders that), nor what an answer's head must look like (peer_connections).
+asked for what (fetch orders that), nor what an answer's head must look like (connections).
 """
 
 from __future__ import annotations

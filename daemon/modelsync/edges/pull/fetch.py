@@ -1,7 +1,7 @@
 """Pulling objects into the store: steps 1 to 3 of an activation.
 
 This file orders one object's pull: what an earlier try left, who is asked for what is missing, how it gets its name.
-It must not know how an answer is read (peer_connections) nor how its bytes reach the disk (chunk_stream).
+It must not know how an answer is read (connections) nor how its bytes reach the disk (chunk_stream).
 """
 
 from __future__ import annotations

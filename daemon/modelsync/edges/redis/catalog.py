@@ -1,6 +1,6 @@
 """The catalog in Redis: the fenced writes of the holder, the reads of everyone, and each node's report of itself.
 
-Every reply is parsed as hostile input, and redis-py's exceptions end here. The lease is redis_lease.py's.
+Every reply is parsed as hostile input, and redis-py's exceptions end here. The lease is lease.py's.
 PROTOCOL.md section 4.
 """
 

@@ -1,6 +1,6 @@
 """One script, sent to a Redis over a blocking socket: the release of a lease whose holder was killed.
 
-``redis_lease`` can do the same. But the fleet has no primary until it is done, and importing redis-py and asyncio takes
+``lease`` can do the same. But the fleet has no primary until it is done, and importing redis-py and asyncio takes
 longer than all the rest of it: 0.14 of 0.21 s of processor time. This file alone speaks Redis's protocol by hand.
 """
 
@@ -22,7 +22,7 @@ _SCRIPT = Path(__file__).parent / "lua" / "release.lua"
 
 
 def is_plain(url: str) -> bool:
-    """Whether Redis is reached without TLS and without asking a Sentinel; others are left to ``redis_lease``."""
+    """Whether Redis is reached without TLS and without asking a Sentinel; others are left to ``lease``."""
     return url.startswith(("redis://", "unix://"))
 
 
