@@ -90,6 +90,7 @@ def test_configuration_and_a_redis_that_is_away(tmp_path: Path) -> None:
         (("config", "check", str(bad)), 3, "nonsense"),
         (("--config", str(tmp_path / "none.toml"), "status"), 3, "--redis URL --fleet NAME"),
         (("--redis", "redis://127.0.0.1:1/0", "status"), 5, "127.0.0.1:1"),
+        (("up", "/proc/models"), 1, "/proc/models: "),
     ):
         command = [sys.executable, "-m", "modelsync.cli", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -19,6 +19,8 @@ from tests.integration.daemons import Fleet, until
 from tests.integration.serving import ROWS, Answer, Serve, fp64, iris, put, put_joblib, serving
 from tritonclient.utils import InferenceServerException
 
+from modelsync.serve.command import main
+
 BODY = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}], "outputs": [{"name": "predict"}]}
 
 SLOW = """
@@ -276,3 +278,16 @@ def test_onnx_boosters_and_safetensors(tmp_path: Path) -> None:
         np.testing.assert_array_equal(client.infer("weights", []).as_numpy("w"), weights["w"])
         predicted = client.infer("boosted", [fp64(ROWS)]).as_numpy("predict")
         np.testing.assert_allclose(predicted, booster.predict(ROWS))
+
+
+def test_a_live_directory_that_is_not_there_is_said_and_served_when_it_comes(tmp_path: Path) -> None:
+    with serving(tmp_path / "live", "--trust-pickle", "m") as server:
+        assert "directory.missing" in server.log.read_text()
+        assert server.post("/v2/models/m/infer", BODY).status == 404
+        put_joblib(tmp_path / "live", "m", always(7))
+        until(lambda: server.post("/v2/models/m/infer", BODY).status == 200, "the model to be served")
+
+
+def test_a_name_that_no_model_can_have_is_not_trusted_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--live", "/x", "--trust-pickle", "fraud,a b"]) == 2
+    assert "'a b' is not a legal model name" in capsys.readouterr().err

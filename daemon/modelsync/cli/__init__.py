@@ -105,9 +105,10 @@ def main() -> None:
         if not type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click's own way to say the same, with 1
             raise
         _reader_left()
-    except OSError as error:  # of the output: a full device
+    except OSError as error:  # of the output: a full device; or of a path that was named
         _say_no_more()
-        print(f"modelsync: {error.strerror or error}", file=sys.stderr)
+        where = f"{printable(error.filename)}: " if error.filename else ""
+        print(f"modelsync: {where}{error.strerror or error}", file=sys.stderr)
         sys.exit(1)
 
 

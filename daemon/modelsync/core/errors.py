@@ -123,7 +123,8 @@ class StateInUse(LocalFault):
 
 @dataclass(eq=False)
 class EmbeddedRedisFailed(LocalFault):
-    """The embedded Redis did not start; the reason is the last thing it said, its log has the rest."""
+    """The embedded Redis did not start; its last words and its log say why. Where its port is taken, remove the file
+    `redis/port` below the state directory: then it takes the one above the daemon's."""
 
     reason: str
     log: str

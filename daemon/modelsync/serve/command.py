@@ -68,6 +68,7 @@ def settings_of(arguments: argparse.Namespace) -> Any:
 
 def _given(arguments: argparse.Namespace) -> Mapping[str, Any]:
     from modelsync.config.addresses import listen_address  # noqa: PLC0415
+    from modelsync.core.ids import model_name  # noqa: PLC0415
 
     given: dict[str, Any] = {}
     if arguments.live is not None:
@@ -79,7 +80,8 @@ def _given(arguments: argparse.Namespace) -> Mapping[str, Any]:
             raise ConfigurationFault(source="modelsync-serve", faults=(f"--listen: {error}",)) from error
         given |= {"host": address.host, "port": address.port}
     if arguments.trust_pickle is not None:
-        given["trust_pickle"] = "all" if arguments.trust_pickle == "all" else frozenset(_names(arguments.trust_pickle))
+        named = arguments.trust_pickle  # a name that no model can have would be trusted for nothing, and unnoticed
+        given["trust_pickle"] = "all" if named == "all" else frozenset(map(model_name, _names(named)))
     if arguments.budget_bytes is not None:
         if arguments.budget_bytes < 0:
             raise ConfigurationFault(source="modelsync-serve", faults=("--budget-bytes: 0 or more",))
@@ -127,6 +129,9 @@ async def serve(settings: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     notifier, log = SystemdNotifier(), structlog.get_logger()
+    if not settings.live_dir.is_dir():
+        later = "no model is known until a daemon makes it; --live or node.live_dir names it"
+        log.warning("directory.missing", path=str(settings.live_dir), next=later)
     with Client(settings.live_dir, budget_bytes=settings.budget_bytes, trust_pickle=settings.trust_pickle) as client:
         server = InferenceServer(client, settings)
         try:
