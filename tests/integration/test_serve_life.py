@@ -281,10 +281,11 @@ def test_onnx_boosters_and_safetensors(tmp_path: Path) -> None:
 
 
 def test_a_live_directory_that_is_not_there_is_said_and_served_when_it_comes(tmp_path: Path) -> None:
-    with serving(tmp_path / "live", "--trust-pickle", "m") as server:
+    later = tmp_path / "later"
+    with serving(tmp_path / "live", "--live", str(later), "--trust-pickle", "m") as server:
         assert "directory.missing" in server.log.read_text()
         assert server.post("/v2/models/m/infer", BODY).status == 404
-        put_joblib(tmp_path / "live", "m", always(7))
+        put_joblib(later, "m", always(7))
         until(lambda: server.post("/v2/models/m/infer", BODY).status == 200, "the model to be served")
 
 
