@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, printable, size
+from modelsync.cli.output import json_option, print_json, printable, size
 from modelsync.cli.progress import Bar
 from modelsync.core.errors import IntegrityFault, ModelsyncError
 
@@ -24,7 +24,7 @@ LONG_S = 86_400.0
 
 @click.command("gc")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def gc_command(target: Target, dry_run: bool, as_json: bool) -> None:
     """Remove the versions that this host need not keep.
@@ -59,7 +59,7 @@ def _show_store(found: dict[str, Any], verb: str) -> None:
 
 
 @click.command("scrub")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def scrub_command(target: Target, as_json: bool) -> None:
     """Read everything that this host holds again, and pull anew what is damaged.

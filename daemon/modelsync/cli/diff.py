@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modelsync.access import Access, Target, access, run
-from modelsync.cli.output import print_json, print_table, printable, size
+from modelsync.cli.output import json_option, print_json, print_table, printable, size
 from modelsync.core import manifest as manifests
 from modelsync.core.ids import Digest, model_name, version
 from modelsync.core.manifest import FileEntry, Manifest
@@ -18,7 +18,7 @@ from modelsync.core.manifest import FileEntry, Manifest
 @click.argument("name")
 @click.argument("old")
 @click.argument("new")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def diff_command(target: Target, name: str, old: str, new: str, as_json: bool) -> None:
     """Compare version OLD of NAME with version NEW: files, changed bytes, metadata, parameters."""

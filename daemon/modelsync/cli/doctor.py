@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from modelsync.access import Target, access
-from modelsync.cli.output import print_json, printable
+from modelsync.cli.output import json_option, print_json, printable
 from modelsync.config import Config
 from modelsync.core.errors import ModelsyncError, RemoteFault
 
@@ -36,7 +36,7 @@ class Finding:
 
 
 @click.command("doctor")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def doctor_command(target: Target, as_json: bool) -> None:
     """Check this host, and say what to do about what is wrong.

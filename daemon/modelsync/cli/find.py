@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, print_table
+from modelsync.cli.output import json_option, print_json, print_table
 from modelsync.core import find
 
 
 @click.command("find")
 @click.argument("conditions", nargs=-1, required=True, metavar="KEY=VALUE…")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def find_command(target: Target, conditions: tuple[str, ...], as_json: bool) -> None:
     """Find the versions whose metadata satisfy every condition.

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, print_table
+from modelsync.cli.output import json_option, print_json, print_table
 from modelsync.cli.wishes import send
 
 
 @click.command("switchover")
 @click.argument("node", required=False)
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def switchover_command(target: Target, node: str | None, as_json: bool) -> None:
     """Make NODE the primary, or the best candidate; `modelsync status` says what came of it."""
@@ -21,7 +21,7 @@ def switchover_command(target: Target, node: str | None, as_json: bool) -> None:
 
 
 @click.command("pause")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def pause_command(target: Target, as_json: bool) -> None:
     """Promote nobody until `resume`; a switchover that is asked for goes on."""
@@ -29,7 +29,7 @@ def pause_command(target: Target, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def resume_command(target: Target, as_json: bool) -> None:
     """End a pause. Without a primary, the node that is asked may become it."""
@@ -37,7 +37,7 @@ def resume_command(target: Target, as_json: bool) -> None:
 
 
 @click.command("primaries")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def primaries_command(target: Target, as_json: bool) -> None:
     """List who was primary, since when, and why."""
@@ -56,7 +56,7 @@ def primaries_command(target: Target, as_json: bool) -> None:
 
 @click.command("forget")
 @click.argument("node")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def forget_command(target: Target, node: str, as_json: bool) -> None:
     """Count NODE, which is gone for good, in no majority any more. If it comes back, it counts again."""

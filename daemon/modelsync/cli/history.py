@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from modelsync.access import Access, Target, access, run
-from modelsync.cli.output import print_json, print_table, printable, size
+from modelsync.cli.output import json_option, print_json, print_table, printable, size
 from modelsync.core import manifest as manifests
 from modelsync.core.errors import BadName, NoSuchVersion
 from modelsync.core.ids import ModelName, Version, model_name, version
@@ -20,7 +20,7 @@ from modelsync.core.status import iso_time
 @click.command("history")
 @click.argument("name")
 @click.option("--asked", is_flag=True, help="List who asked for what instead: pins, rollbacks, updates.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def history_command(target: Target, name: str, asked: bool, as_json: bool) -> None:
     """List the versions of NAME, newest first, and what became of each on every host."""
@@ -57,7 +57,7 @@ def _hosts(outcomes: dict[str, str]) -> str:
 @click.command("show")
 @click.argument("name")
 @click.argument("number", metavar="[VERSION]", required=False)
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def show_command(target: Target, name: str, number: str | None, as_json: bool) -> None:
     """Show one version of NAME: its files, digests and metadata, and why each host runs what it runs.

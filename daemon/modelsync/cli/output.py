@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+JSON_HELP = "One JSON document, for scripts."
+json_option = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+
 
 def printable(text: object) -> str:
     """Text from outside without control characters: a note may not move the cursor or rename the window."""

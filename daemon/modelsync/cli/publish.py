@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, login_name, run
-from modelsync.cli.output import print_json
+from modelsync.cli.output import json_option, print_json
 from modelsync.cli.progress import Bar, moved
 from modelsync.core.errors import BadName
 from modelsync.core.ids import model_name, version
@@ -32,7 +32,7 @@ from modelsync.publishing.upload import Waiting, await_copies, upload
     help="Return when that many nodes hold it; two if there are two.",
 )
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, metavar="S", help="For --wait.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def publish_command(
     target: Target,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, run
-from modelsync.cli.output import print_json, print_table, printable
+from modelsync.cli.output import json_option, print_json, print_table, printable
 from modelsync.cli.wishes import send
 from modelsync.core import commands
 from modelsync.core.errors import NoSuchVersion
@@ -19,7 +19,7 @@ from modelsync.core.rollout.record import STRATEGIES
 @click.argument("name", metavar="NAME|status|abort")
 @click.argument("target", metavar="VERSION|NAME")
 @click.option("--strategy", type=click.Choice(STRATEGIES), help="Default: as [model.NAME] of the primary says.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def rollout_command(fleet: Target, name: str, target: str, strategy: str | None, as_json: bool) -> None:
     """Bring VERSION of NAME onto the fleet: each host by itself, together, or in waves.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from modelsync.cli.output import print_json, print_table
+from modelsync.cli.output import json_option, print_json, print_table
 from modelsync.cli.output import size as printed_size
 from modelsync.core.storage import moves, placement
 from modelsync.core.storage.parts import MAX_PARTS
@@ -56,7 +56,7 @@ def simulate_command() -> None:
 @click.option("--remove", default=1, show_default=True, type=click.IntRange(0, 100), help="Nodes that leave last.")
 @click.option("--rate", default="100MiB", show_default=True, help="Bytes a second that each node may receive.")
 @click.option("--seed", default=1, show_default=True, help="Of the sizes.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 def placement_command(as_json: bool, **options: Any) -> None:
     """Show how evenly models lie on nodes, and what moves as nodes join and leave.
 

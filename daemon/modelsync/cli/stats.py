@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modelsync.access import run
-from modelsync.cli.output import print_json, print_table, size
+from modelsync.cli.output import json_option, print_json, print_table, size
 from modelsync.core import curves
 from modelsync.core.curves import ModelFigures
 
@@ -20,7 +20,7 @@ DEFAULT_URL = "http://127.0.0.1:8462"
 @click.option("--url", default=DEFAULT_URL, show_default=True, metavar="URL", help="An inference server.")
 @click.option("--step", "step_s", default=10, show_default=True, metavar="S", help="Of the curves; a multiple of 10.")
 @click.option("--plot", "plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curves: .png or .svg.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 def stats_command(url: str, step_s: int, plot: Path | None, as_json: bool) -> None:
     """Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."""
     if step_s < 10 or step_s % 10:

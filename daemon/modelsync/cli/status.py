@@ -8,13 +8,13 @@ import click
 
 from modelsync.access import Target, access, run
 from modelsync.cli import placement_table
-from modelsync.cli.output import print_json, print_table, printable
+from modelsync.cli.output import json_option, print_json, print_table, printable
 from modelsync.cli.progress import moved
 from modelsync.cli.rollout import sentence
 
 
 @click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="The whole document, for scripts.")
+@json_option
 @click.pass_obj
 def status_command(target: Target, as_json: bool) -> None:
     """Show the fleet: nodes, models, what is wanted and what is wrong."""

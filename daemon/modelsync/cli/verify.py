@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from modelsync.access import Target
-from modelsync.cli.output import print_json, print_table
+from modelsync.cli.output import json_option, print_json, print_table
 from modelsync.core.errors import DigestMismatch, IntegrityFault, LayoutCorrupt, NoSuchVersion
 from modelsync.core.ids import Digest, model_name
 from modelsync.core.manifest import Manifest
@@ -15,7 +15,7 @@ from modelsync.edges.disk.store import Store
 
 @click.command("verify")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True)
+@json_option
 @click.pass_obj
 def verify_command(target: Target, name: str | None, as_json: bool) -> None:
     """Check every byte of every version that this host holds; exit code 4 if any differs.

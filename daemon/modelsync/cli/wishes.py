@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from modelsync.access import Target, access, login_name, run
-from modelsync.cli.output import print_json, printable
+from modelsync.cli.output import JSON_HELP, print_json, printable
 from modelsync.core import commands
 
 
@@ -42,7 +42,7 @@ def _wish(verb: str, text: str, *arguments: click.Argument) -> click.Command:
     def callback(target: Target, /, as_json: bool, **words: str | None) -> None:
         send(target, (verb, *words.values()), as_json)
 
-    as_json = click.Option(["--json", "as_json"], is_flag=True)
+    as_json = click.Option(["--json", "as_json"], is_flag=True, help=JSON_HELP)
     return click.Command(verb, callback=callback, params=[*arguments, as_json], help=text)
 
 
