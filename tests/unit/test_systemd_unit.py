@@ -13,6 +13,7 @@ from modelsync.core.errors import ConfigurationFault, StateInUse
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "modelsyncd.service"
+UNITS = sorted(SYSTEMD.glob("*.service"))
 MAX_EXPOSURE = 1.5
 
 needs_systemd = pytest.mark.skipif(
@@ -32,21 +33,23 @@ def directive(name: str) -> str:
 
 
 @needs_systemd
-def test_exposure() -> None:
-    report = analyze("security", "--offline=true", "--no-pager", str(UNIT))
-    exposure = re.search(r"Overall exposure level for modelsyncd.service: ([0-9.]+)", report)
+@pytest.mark.parametrize("shipped", UNITS, ids=lambda path: str(path.name))
+def test_exposure(shipped: Path) -> None:
+    report = analyze("security", "--offline=true", "--no-pager", str(shipped))
+    exposure = re.search(rf"Overall exposure level for {re.escape(shipped.name)}: ([0-9.]+)", report)
     assert exposure is not None, report
     assert float(exposure.group(1)) <= MAX_EXPOSURE
 
 
 @needs_systemd
+@pytest.mark.parametrize("shipped", UNITS, ids=lambda path: str(path.name))
 @pytest.mark.parametrize("spoiled", [False, True])
-def test_every_directive_is_known(tmp_path: Path, spoiled: bool) -> None:
+def test_every_directive_is_known(tmp_path: Path, shipped: Path, spoiled: bool) -> None:
     """``verify`` wants the program to exist, so another stands in; a spoiled unit shows that it does complain."""
-    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text(), flags=re.MULTILINE)
-    unit = tmp_path / UNIT.name
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", shipped.read_text(), flags=re.MULTILINE)
+    unit = tmp_path / shipped.name
     unit.write_text(text.replace("NoNewPrivileges=", "NoNewPrivilege=") if spoiled else text)
-    complaints = [line for line in analyze("verify", str(unit)).splitlines() if str(unit) in line or UNIT.name in line]
+    complaints = [line for line in analyze("verify", str(unit)).splitlines() if shipped.name in line]
     assert any("Unknown key" in line for line in complaints) == spoiled, complaints
     assert spoiled or complaints == []
 
