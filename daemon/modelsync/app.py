@@ -10,14 +10,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
 
 from modelsync import config as configuration
 from modelsync.assembly import Assembly, live_settings
 from modelsync.config import Config
-from modelsync.config.addresses import is_wildcard
+from modelsync.config.addresses import url_for_others
 from modelsync.core.errors import ConfigurationFault
 from modelsync.edges.disk import durable
 from modelsync.edges.disk.scrub import StoreCheck
@@ -73,7 +72,7 @@ class App:
         parts = Assembly(stack, lambda: self.config, token)
         await parts.open_disk()
         parts.redis_url = self._redis(stack)
-        self.redis_url = _for_others(parts.redis_url, config.node.advertise)
+        self.redis_url = url_for_others(parts.redis_url, config.node.advertise)
         node = parts.node()
         self.limiter = parts.limiter
         answers = NodeAnswers(node, Metrics(lambda: {**_snapshot(parts, node), **_sent(server)}).render)
@@ -156,16 +155,6 @@ def _embedded_redis(config: Config) -> EmbeddedRedis:
     port = _remembered(root / "port", lambda: str(config.node.listen.port + 1))
     password = None if is_loopback(host) else _remembered(root / "password", lambda: secrets.token_urlsafe(24))
     return EmbeddedRedis(root, host=host, port=int(port), password=password, die_with_parent=True)
-
-
-def _for_others(redis_url: str, advertise: str) -> str:
-    """ "Every address" leads another host to itself: it is told this host's name, as for the daemon."""
-    parts, own = urlsplit(redis_url), urlsplit(advertise).hostname or ""
-    if parts.hostname is None or not is_wildcard(parts.hostname):
-        return redis_url
-    user, at, _ = parts.netloc.rpartition("@")
-    name = f"[{own}]" if ":" in own else own
-    return parts._replace(netloc=f"{user}{at}{name}:{parts.port}").geturl()
 
 
 def _remembered(path: Path, make: Callable[[], str]) -> str:

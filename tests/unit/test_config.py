@@ -12,6 +12,7 @@ import pytest
 
 from modelsync import config
 from modelsync.config import Address, Config
+from modelsync.config.addresses import url_for_others
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import ModelName
 
@@ -444,3 +445,18 @@ def test_what_an_edit_changed_and_how_much_of_it_is_live() -> None:
     merged = config.in_force(old, new)
     assert config.differences(old, merged) == config.Differences(found.live, ())
     assert config.differences(merged, new) == config.Differences((), found.restart)
+
+
+@pytest.mark.parametrize(
+    ("url", "advertise", "expected"),
+    [
+        ("redis://:p%40w@0.0.0.0:8462/0", "http://gpu-01:8461", "redis://:p%40w@gpu-01:8462/0"),
+        ("redis://[::]:8462/0", "http://[2001:db8::7]:8461", "redis://[2001:db8::7]:8462/0"),
+        ("redis://127.0.0.1:8462/0", "http://127.0.0.1:8461", "redis://127.0.0.1:8462/0"),
+        ("redis://redis.example.net:6379/0", "http://gpu-01:8461", "redis://redis.example.net:6379/0"),
+        ("unix:///run/redis.sock", "http://gpu-01:8461", "unix:///run/redis.sock"),
+        ("sentinel://a,b,c/main", "http://gpu-01:8461", "sentinel://a,b,c/main"),
+    ],
+)
+def test_a_url_that_others_can_use(url: str, advertise: str, expected: str) -> None:
+    assert url_for_others(url, advertise) == expected

@@ -50,6 +50,17 @@ def derived_url(listen: Address, hostname: str) -> str:
     return f"http://{Address(hostname, listen.port)}"
 
 
+def url_for_others(url: str, advertise: str) -> str:
+    """A URL of this host as another one may use it: "every address" would lead that one to itself, so the name or address
+    that is advertised stands in its place."""
+    parts, own = urlsplit(url), urlsplit(advertise).hostname or ""
+    if parts.hostname is None or not is_wildcard(parts.hostname):
+        return url
+    user, at, _ = parts.netloc.rpartition("@")
+    name = f"[{own}]" if ":" in own else own
+    return parts._replace(netloc=f"{user}{at}{name}:{parts.port}").geturl()
+
+
 def store_url(value: object) -> str:
     """An object store's URL, without a slash at its end; empty for none.
 
