@@ -51,8 +51,8 @@ def derived_url(listen: Address, hostname: str) -> str:
 
 
 def url_for_others(url: str, advertise: str) -> str:
-    """A URL of this host as another one may use it: "every address" would lead that one to itself, so the name or address
-    that is advertised stands in its place."""
+    """A URL of this host as another one may use it: for "every address", which would lead that one to itself, the
+    advertised host."""
     parts, own = urlsplit(url), urlsplit(advertise).hostname or ""
     if parts.hostname is None or not is_wildcard(parts.hostname):
         return url
