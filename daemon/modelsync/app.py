@@ -34,7 +34,8 @@ from modelsync.runtime.node import Node
 
 log = structlog.get_logger()
 
-RESCAN_S = 30.0
+REDIS_BESIDE = 2
+"""The embedded Redis's port above the daemon's own: 8463 beside 8461, for modelsync-serve's is 8462."""
 
 
 @dataclass
@@ -152,7 +153,9 @@ def _embedded_redis(config: Config) -> EmbeddedRedis:
     """A Valkey beside this node: at the same port after a restart, and with a password where others can reach it."""
     root, host = config.node.state_dir / "redis", config.node.listen.host
     durable.make_directories(root)
-    port = _remembered(root / "port", lambda: str(config.node.listen.port + 1))
+    own = config.node.listen.port
+    beside = own + REDIS_BESIDE if own + REDIS_BESIDE < 1 << 16 else own - REDIS_BESIDE
+    port = _remembered(root / "port", lambda: str(beside))
     password = None if is_loopback(host) else _remembered(root / "password", lambda: secrets.token_urlsafe(24))
     return EmbeddedRedis(root, host=host, port=int(port), password=password, die_with_parent=True)
 

@@ -33,13 +33,13 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> A
 
 
 def free_port() -> int:
-    """A port that is free, and the one after it too: `up` puts its embedded Redis there."""
+    """A port that is free, and the one two above it too: `up` puts its embedded Redis there."""
     while True:
         with socket.socket() as probe, socket.socket() as after:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
             with contextlib.suppress(OSError, OverflowError):
-                after.bind(("127.0.0.1", port + 1))
+                after.bind(("127.0.0.1", port + 2))
                 return port
 
 

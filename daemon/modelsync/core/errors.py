@@ -124,7 +124,7 @@ class StateInUse(LocalFault):
 @dataclass(eq=False)
 class EmbeddedRedisFailed(LocalFault):
     """The embedded Redis did not start; its last words and its log say why. Where its port is taken, remove the file
-    `redis/port` below the state directory: then it takes the one above the daemon's."""
+    `redis/port` below the state directory: then it takes the one two above the daemon's."""
 
     reason: str
     log: str

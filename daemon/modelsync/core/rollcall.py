@@ -113,8 +113,3 @@ class RollCall:
                 last_seen_s = max(0.0, now_s - known.alive_s)
                 found.append(replace(known.report, last_seen_s=last_seen_s, stale=known.read != known.change))
         return found
-
-    def forget_reports(self) -> None:
-        """Read everything again: Redis was away, and may have come back as another."""
-        for known in self._known.values():
-            known.read = None

@@ -228,8 +228,3 @@ class Keeper:
         wanted = self._book.record(name).wanted
         shared = self._book.record(name).placement.mode == "shared"
         return shared and wanted is not None and wanted not in line.get("held", ())
-
-
-def storage_report(names: Mapping[str, object], settings: StorageSettings) -> dict[str, object]:
-    """This host's part in a status document: which models it holds by request, and its cache's bound."""
-    return {"asked": sorted(names), "cache_bytes": settings.cache_bytes} if names else {}

@@ -57,9 +57,6 @@ class Live:
         except (OSError, BadName):
             return None
 
-    def current_path(self, name: ModelName) -> Path:
-        return self._live / name / "current"
-
     def switch(self, record: ActiveRecord) -> None:
         """Make a whole, durable tree the one that `current` means.
 

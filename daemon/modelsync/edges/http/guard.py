@@ -66,7 +66,8 @@ class Guard:
     def _require_token(self, request: web.Request) -> None:
         if not self._has_token(request):
             raise web.HTTPUnauthorized(
-                text="this needs the fleet's token: Authorization: Bearer TOKEN", headers={"WWW-Authenticate": "Bearer"}
+                text="this needs the fleet's token: --config with security.token_file, or Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
             )
 
 
