@@ -195,6 +195,8 @@ class ServeSection:
     """Models whose publishers may run code in the server."""
     preload: tuple[str, ...] = ()
     """Patterns over names of models that are loaded before the server is ready."""
+    workers: int = 1
+    """Processes on the one port; what follows, and the budget, is each one's own."""
     threads: int = 4
     queue: int = 512
     max_body_bytes: int = 64 << 20

@@ -24,6 +24,7 @@ def serve_section(table: Section) -> ServeSection:
         budget_bytes=table.whole("budget_bytes", default.budget_bytes, 0, MAX_INTEGER),
         trust_pickle=table.parsed("trust_pickle", default.trust_pickle, table.raw("trust_pickle"), _trusted),
         preload=table.patterns("preload", default.preload),
+        workers=table.whole("workers", default.workers, 1, 256),
         threads=table.whole("threads", default.threads, 1, 1024),
         queue=table.whole("queue", default.queue, 1, 1_000_000),
         max_body_bytes=table.whole("max_body_bytes", default.max_body_bytes, 1024, 1 << 40),

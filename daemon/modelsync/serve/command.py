@@ -9,12 +9,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from modelsync import __version__
 from modelsync.core.errors import ConfigurationFault, ModelsyncError
+from modelsync.core.ids import MAX_INTEGER
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--budget-bytes", type=int, metavar="N", help="memory for models; the least used make room")
     parser.add_argument("--preload", metavar="PATTERN,…", help="models to load before the server is ready")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that answer on the one port (default: 1)")
     parser.add_argument("--daemon", metavar="URL", help="the daemon that knows which host holds what")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     parser.add_argument("--version", action="version", version=f"modelsync {__version__}")
@@ -83,9 +86,9 @@ def _given(arguments: argparse.Namespace) -> Mapping[str, Any]:
         named = arguments.trust_pickle  # a name that no model can have would be trusted for nothing, and unnoticed
         given["trust_pickle"] = "all" if named == "all" else frozenset(map(model_name, _names(named)))
     if arguments.budget_bytes is not None:
-        if arguments.budget_bytes < 0:
-            raise ConfigurationFault(source="modelsync-serve", faults=("--budget-bytes: 0 or more",))
-        given["budget_bytes"] = arguments.budget_bytes or None
+        given["budget_bytes"] = _within("--budget-bytes", arguments.budget_bytes, 0, MAX_INTEGER) or None
+    if arguments.workers is not None:
+        given["workers"] = _within("--workers", arguments.workers, 1, 256)
     if arguments.preload is not None:
         given["preload"] = tuple(_names(arguments.preload))
     if arguments.daemon is not None:
@@ -93,18 +96,38 @@ def _given(arguments: argparse.Namespace) -> Mapping[str, Any]:
     return MappingProxyType(given)
 
 
+def _within(option: str, number: int, least: int, most: int) -> int:
+    if not least <= number <= most:
+        raise ConfigurationFault(source="modelsync-serve", faults=(f"{option}: from {least} to {most}",))
+    return number
+
+
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
 def _run(settings: Any, log_level: str) -> None:
+    import structlog  # noqa: PLC0415
+
     from modelsync import logs  # noqa: PLC0415
 
     logs.set_up(level=log_level)
     # Requests carry numbers without column names; scikit-learn would say so at each of them.
     warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    if not settings.live_dir.is_dir():
+        later = "no model is known until a daemon makes it; --live or node.live_dir names it"
+        structlog.get_logger().warning("directory.missing", path=str(settings.live_dir), next=later)
+    if settings.workers == 1:
+        _answer(settings, None)
+        return
+    from modelsync.serve.workers import Workers  # noqa: PLC0415
+
+    Workers(settings, partial(_answer, settings)).serve()
+
+
+def _answer(settings: Any, place: Any) -> None:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(settings))
+        runner.run(serve(settings, place))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -117,45 +140,41 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def serve(settings: Any) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises CannotListen."""
-    import structlog  # noqa: PLC0415
+async def serve(settings: Any, place: Any = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises CannotListen.
 
+    Args:
+        place: among the workers of one port (``workers.Place``); None: this is the only process.
+    """
     from modelsync.client import Client  # noqa: PLC0415
-    from modelsync.edges.host.systemd import SystemdNotifier  # noqa: PLC0415
+    from modelsync.serve.beats import Alone, Told  # noqa: PLC0415
     from modelsync.serve.server import InferenceServer  # noqa: PLC0415
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    notifier, log = SystemdNotifier(), structlog.get_logger()
-    if not settings.live_dir.is_dir():
-        later = "no model is known until a daemon makes it; --live or node.live_dir names it"
-        log.warning("directory.missing", path=str(settings.live_dir), next=later)
+    beats = Alone(settings) if place is None else Told(place.beats)
+    if place is not None:
+        asyncio.get_running_loop().add_reader(place.parent, stop.set)  # it ends when the parent does
     with Client(settings.live_dir, budget_bytes=settings.budget_bytes, trust_pickle=settings.trust_pickle) as client:
-        server = InferenceServer(client, settings)
+        server = InferenceServer(client, settings, place=place)
+        beating = asyncio.create_task(_beat(beats), name="watchdog")
         try:
             await server.start()
-            address = f"{settings.host}:{server.port}"
-            log.info("server.started", address=address, live=str(settings.live_dir))
-            notifier.ready(f"serving {settings.live_dir} at {address}")
-            watchdog = asyncio.create_task(_feed_watchdog(notifier), name="watchdog")
+            beats.ready(server.port)
             await stop.wait()
-            notifier.stopping("answering what is under way")
-            watchdog.cancel()
+            beats.stopping()
+            beating.cancel()
         finally:
             await server.stop()
-    log.info("server.stopped")
+    beats.stopped()
 
 
-async def _feed_watchdog(notifier: Any) -> None:
+async def _beat(beats: Any) -> None:
     """From the loop that answers requests: when it hangs, silence brings the restart."""
-    from modelsync.edges.host.systemd import watchdog_interval_s  # noqa: PLC0415
-
-    interval_s = watchdog_interval_s()
-    while interval_s is not None:
-        notifier.watchdog()
-        await asyncio.sleep(interval_s / 2)
+    while beats.interval_s is not None:
+        beats.beat()
+        await asyncio.sleep(beats.interval_s)
 
 
 if __name__ == "__main__":

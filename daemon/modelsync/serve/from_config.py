@@ -31,6 +31,7 @@ def from_config(path: Path) -> ServeSettings:
         threads=serve.threads,
         queue=serve.queue,
         max_body_bytes=serve.max_body_bytes,
+        workers=serve.workers,
         drain_s=serve.drain_s,
         batching=batching,
         model_batching=MappingProxyType(_model_batching(config, batching)),

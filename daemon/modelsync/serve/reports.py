@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,8 +17,10 @@ from modelsync.client import Client
 from modelsync.client.latency import BOUNDS_S
 from modelsync.serve.bodies import Bodies
 from modelsync.serve.faults import BadRequest
+from modelsync.serve.fellows import Fellows
 from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.lanes import Lanes
+from modelsync.serve.merging import labelled, merged
 from modelsync.serve.messages import json_bytes
 from modelsync.serve.traffic import BUCKET_S, ModelTraffic, Traffic
 from modelsync.web import page, page_headers
@@ -38,6 +41,7 @@ class Reports:
         lanes: Lanes,
         bodies: Bodies,
         forwarder: Forwarder | None,
+        fellows: Fellows,
     ) -> None:
         self._live_dir = str(live_dir)
         self._client = client
@@ -45,6 +49,7 @@ class Reports:
         self._lanes = lanes
         self._bodies = bodies
         self._forwarder = forwarder
+        self._fellows = fellows
         self._registry = CollectorRegistry()
         self._registry.register(_Exporter(self))
         ProcessCollector(registry=self._registry)
@@ -64,16 +69,23 @@ class Reports:
         step_s = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else 0
         if not BUCKET_S <= step_s <= MAX_STEP_S or step_s % BUCKET_S:
             raise BadRequest(reason=f"step_s is a multiple of {BUCKET_S} from {BUCKET_S} to {MAX_STEP_S}")
+        told = await self._fellows.told(request)
+        document = merged([self.document(step_s), *map(orjson.loads, told.values())])
         return web.Response(
-            body=json_bytes(self.document(step_s)),
+            body=json_bytes(document),
             content_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(self._registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        told = await self._fellows.told(request)
+        body = generate_latest(self._registry)
+        if told and self._fellows.number is not None:
+            texts = {number: data.decode() for number, data in {**told, self._fellows.number: body}.items()}
+            registry = CollectorRegistry()
+            registry.register(_Given(labelled(texts)))
+            body = generate_latest(registry)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def document(self, step_s: int) -> dict[str, Any]:
         """``/stats``: counters by model and version, curves by model, what the client and the server are doing."""
@@ -92,6 +104,7 @@ class Reports:
         forwarder = self._forwarder
         return {
             "live_dir": self._live_dir,
+            "workers": 1,
             "waiting": self._lanes.waiting,
             "body_bytes": self._bodies.held_bytes,
             "forwarded": forwarder.forwarded if forwarder else 0,
@@ -166,6 +179,16 @@ class _Exporter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._reports.families()
+
+
+class _Given(Collector):
+    """Of all workers."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def _answers(each: ModelTraffic) -> dict[str, int]:

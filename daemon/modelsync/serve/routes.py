@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from modelsync import __version__
@@ -18,6 +20,7 @@ from modelsync.serve import messages
 from modelsync.serve.bodies import Bodies
 from modelsync.serve.engine import Engine
 from modelsync.serve.faults import BadRequest, InferenceFault, ServerBusy, UnknownModel
+from modelsync.serve.fellows import Fellows, best
 from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.messages import LENGTH_HEADER, Encoded
 from modelsync.serve.shelf import Shelf
@@ -36,6 +39,7 @@ class ProtocolRoutes:
     Args:
         ready: whether the server takes requests: all that is preloaded is loaded, and it is not stopping.
         forwarder: where requests for models go that are not held here; None: nowhere.
+        fellows: the other workers of this port.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class ProtocolRoutes:
         bodies: Bodies,
         traffic: Traffic,
         forwarder: Forwarder | None,
+        fellows: Fellows,
         ready: Callable[[], bool],
     ) -> None:
         self._shelf = shelf
@@ -52,6 +57,7 @@ class ProtocolRoutes:
         self._engine = engine
         self._bodies = bodies
         self._forwarder = forwarder
+        self._fellows = fellows
         self._server_ready = ready
 
     def add_to(self, app: web.Application) -> None:
@@ -150,19 +156,28 @@ class ProtocolRoutes:
     async def index(self, request: web.Request) -> web.Response:
         with await self._bodies.read(request) as body:
             wanted = messages.json_object(body.data) if body.data.strip() else {}
-        listings = await self._shelf.index()
-        return answer([each.document() for each in listings if each.state == "READY" or not wanted.get("ready")])
+        lines: dict[str, list[dict[str, str]]] = {}
+        told = await self._fellows.told(request, "POST")
+        for line in chain([each.document() for each in await self._shelf.index()], *map(orjson.loads, told.values())):
+            lines.setdefault(line["name"], []).append(line)
+        index = [best(each) for each in lines.values()]
+        return answer([each for each in index if each["state"] == "READY" or not wanted.get("ready")])
 
     async def load(self, request: web.Request) -> web.Response:
         name = _name(request)
         await self._refuse_parameters(request, allowed=())
         await self._shelf.load(name)
+        self._fellows.mark(name, withdrawn=False)
+        await self._fellows.order(request, name)
         return answer({})
 
     async def unload(self, request: web.Request) -> web.Response:
         name = _name(request)
         await self._refuse_parameters(request, allowed=("unload_dependents",))
+        await self._shelf.versions(name)
+        self._fellows.mark(name, withdrawn=True)
         await self._shelf.unload(name)
+        await self._fellows.order(request, name)
         return answer({})
 
     async def _refuse_parameters(self, request: web.Request, allowed: tuple[str, ...]) -> None:

@@ -16,12 +16,14 @@ from modelsync.edges.http.listening import Listening
 from modelsync.serve.bodies import Bodies
 from modelsync.serve.engine import Engine
 from modelsync.serve.faults import BadRequest, InferenceFault
+from modelsync.serve.fellows import Fellows
 from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.reports import Reports
 from modelsync.serve.routes import ProtocolRoutes, answer, refusal
 from modelsync.serve.settings import ServeSettings
 from modelsync.serve.shelf import Shelf
 from modelsync.serve.traffic import Traffic
+from modelsync.serve.workers import Place
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
@@ -34,19 +36,26 @@ class InferenceServer:
         client: finds and holds the models; closed by whoever made it.
         settings: limits and places.
         limits: what strangers may use of connections and time.
+        place: among the workers of one port; None: this is the only process.
     """
 
-    def __init__(self, client: Client, settings: ServeSettings, limits: HttpLimits | None = None) -> None:
+    def __init__(
+        self, client: Client, settings: ServeSettings, limits: HttpLimits | None = None, place: Place | None = None
+    ) -> None:
         self._settings = settings
+        self._place = place
+        self._fellows = Fellows(place)
         self._listening = Listening(settings.host, settings.port, limits or HttpLimits(drain_s=settings.drain_s))
         self._ready = False
         self._stopping = False
         self.traffic = Traffic(time.time, time.perf_counter)
         self.bodies = Bodies(settings.max_body_bytes, settings.max_bodies_bytes)
-        self.shelf = Shelf(client, Offers(settings.live_dir))
+        self.shelf = Shelf(client, Offers(settings.live_dir), _withdrawn=self._fellows.withdrawn)
         self.engine = Engine(settings)
         self.forwarder = Forwarder(settings.daemon_url) if settings.daemon_url else None
-        self.reports = Reports(settings.live_dir, client, self.traffic, self.engine.lanes, self.bodies, self.forwarder)
+        self.reports = Reports(
+            settings.live_dir, client, self.traffic, self.engine.lanes, self.bodies, self.forwarder, self._fellows
+        )
 
     @property
     def port(self) -> int:
@@ -55,10 +64,16 @@ class InferenceServer:
 
     async def start(self) -> None:
         """Listen, then load what is to be loaded before the server is ready. Raises CannotListen."""
-        await self._listening.start(self._application())
+        place = self._place
+        if place is None:
+            await self._listening.start(self._application())
+        else:
+            await self._listening.start(self._application(), [place.own, *(place.listening if place.first else ())])
         failed = await self.shelf.preload(self._settings.preload)
         for name, reason in failed.items():
             _log.warning("model.refused", model=name, error=reason, next="it is tried again when it is asked for")
+        if place is not None and not place.first:
+            await self._listening.accept(place.listening)
         self._ready = True
 
     async def stop(self) -> None:
@@ -68,6 +83,7 @@ class InferenceServer:
         await self.engine.close()
         if self.forwarder is not None:
             await self.forwarder.close()
+        await self._fellows.close()
 
     @property
     def ready(self) -> bool:
@@ -76,7 +92,13 @@ class InferenceServer:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware()])
         ProtocolRoutes(
-            self.shelf, self.engine, self.bodies, self.traffic, self.forwarder, ready=lambda: self.ready
+            self.shelf,
+            self.engine,
+            self.bodies,
+            self.traffic,
+            self.forwarder,
+            self._fellows,
+            ready=lambda: self.ready,
         ).add_to(app)
         self.reports.add_to(app)
         return app

@@ -34,6 +34,8 @@ class ServeSettings:
     queue: int = 512
     """Requests that may wait for a thread, for all models together; one model's may be half of them."""
     max_body_bytes: int = 64 << 20
+    workers: int = 1
+    """Processes that answer on the port; threads, queue, bodies and budget are each one's own."""
     drain_s: float = 20.0
     """For running requests when the server stops."""
     batching: Batching = Batching()

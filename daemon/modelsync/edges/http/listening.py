@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -41,11 +42,15 @@ class Listening:
         self._limits = limits
         self._runner: web.AppRunner | None = None
         self._connections: ConnectionGuard | None = None
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.Task[None] | None = None
 
-    async def start(self, application: web.Application) -> None:
-        """Listen. Raises CannotListen if the address is taken or is not of this host."""
+    async def start(self, application: web.Application, given: Sequence[socket.socket] | None = None) -> None:
+        """Listen. Raises CannotListen if the address is taken or is not of this host.
+
+        Args:
+            given: sockets that listen already, perhaps other processes' too; the address is not bound then.
+        """
         application.middlewares.insert(0, self._counting())
         runner = web.AppRunner(
             application,
@@ -65,7 +70,7 @@ class Listening:
         assert runner.server is not None
         self._connections = ConnectionGuard(runner.server, self._limits)
         try:
-            await self._listen(self._connections)
+            await (self._listen(self._connections) if given is None else self.accept(given))
         except BaseException:
             await runner.cleanup()
             raise
@@ -73,10 +78,10 @@ class Listening:
 
     async def stop(self) -> None:
         """Stop listening, give running requests ``limits.drain_s``, close what is left. May be called twice."""
-        listener, self._listener = self._listener, None
+        listeners, self._listeners = self._listeners, []
         sweeper, self._sweeper = self._sweeper, None
         runner, self._runner = self._runner, None
-        if listener is not None:
+        for listener in listeners:
             listener.close()
         if runner is not None:
             await runner.cleanup()
@@ -85,21 +90,36 @@ class Listening:
             with contextlib.suppress(asyncio.CancelledError):
                 await sweeper
 
+    async def accept(self, given: Sequence[socket.socket]) -> None:
+        """Answer on further sockets that listen already."""
+        assert self._connections is not None
+        loop = asyncio.get_running_loop()
+        for each in given:
+            unix = each.family == socket.AF_UNIX
+            create: Callable[..., Awaitable[asyncio.Server]] = loop.create_unix_server if unix else loop.create_server
+            if not unix:
+                self._limit(each)
+            self._listeners.append(await create(self._connections, sock=each, backlog=BACKLOG))
+
     async def _listen(self, factory: ConnectionGuard) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(
+            listener = await loop.create_server(
                 factory, self._host, self.port, backlog=BACKLOG, reuse_address=True, start_serving=False
             )
         except OSError as error:
             address = f"{self._host}:{self.port}"
             raise CannotListen(address=address, reason=error.strerror or str(error)) from error
-        for listening in self._listener.sockets:
-            # Accepted sockets inherit it: a receiver that takes nothing is dropped by the kernel (tcp(7)).
-            stalled_ms = int(self._limits.stalled_receiver_s * 1000)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
-        self.port = self._listener.sockets[0].getsockname()[1]
-        await self._listener.start_serving()
+        self._listeners.append(listener)
+        for listening in listener.sockets:
+            self._limit(listening)
+        self.port = listener.sockets[0].getsockname()[1]
+        await listener.start_serving()
+
+    def _limit(self, listening: Any) -> None:
+        # Accepted sockets inherit it: a receiver that takes nothing is dropped by the kernel (tcp(7)).
+        stalled_ms = int(self._limits.stalled_receiver_s * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stalled_ms)
 
     def _counting(self) -> web.Middleware:  # type: ignore[name-defined]
         """Around everything else: a connection on which a request runs is not one that idles."""
