@@ -74,6 +74,7 @@ def test_an_unload_and_a_load_reach_every_worker_and_those_that_come_later(serve
     assert set(everywhere(server, outcome)) == {"404"}
     killed = kill_one(server)
     wait_until(lambda: len(workers(server) - {killed}) == WORKERS, "no other was started")
+    wait_until(lambda: server.get("/stats").json["server"]["workers"] == WORKERS, "it does not answer")
     assert set(everywhere(server, outcome)) == {"404"}, "its successor knows"
     server.triton.load_model("iris")
     assert set(everywhere(server, outcome)) == {"200"}
