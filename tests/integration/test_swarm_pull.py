@@ -45,9 +45,11 @@ def part(peer: LyingPeer) -> Peer:
     return Peer(peer.id, peer.peer.url, holds=False)
 
 
-def holding(ranges: list[list[int]], *, pulling: bool = True):  # type: ignore[no-untyped-def]
-    """A peer that holds these byte ranges, says so, and refuses the others."""
-    told = json.dumps({"held": False, "size_bytes": len(DATA), "ranges": ranges, "pulling": pulling}).encode()
+def holding(ranges: list[list[int]], *, pulling: bool = True, coming: list[list[int]] | None = None):  # type: ignore[no-untyped-def]
+    """A peer that holds these byte ranges, says so (and which others it waits for), and refuses what it lacks."""
+    told = json.dumps(
+        {"held": False, "size_bytes": len(DATA), "ranges": ranges, "pulling": pulling, "coming": coming or []}
+    ).encode()
 
     def answer(_: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) -> bool:
         if not asked.ranged:
@@ -81,6 +83,40 @@ def test_parts_of_two_make_a_whole(replica: Replica) -> None:
         assert replica.held(DATA) == DATA
         assert (a.body_bytes, b.body_bytes) == (half, len(DATA) - half)
         assert progress.blamed == []
+
+
+def test_what_is_on_its_way_to_a_peer_is_had_from_it_and_asked_of_the_source_once(replica: Replica) -> None:
+    half = 6 * CHUNK_BYTES
+    with peers("source", "b") as [source, b]:
+        source.hold(DATA), b.hold(DATA)
+        b.lie = holding([], coming=[[half, len(DATA)]])
+
+        def arrives() -> None:
+            b.lie = holding([[half, len(DATA)]])
+
+        threading.Timer(0.5, arrives).start()
+        replica.pull(DATA, whole(source, primary=True), part(b))
+        assert replica.held(DATA) == DATA
+        asked = [(each.start, each.end) for each in source.asked if each.ranged]
+        assert asked
+        assert all(end <= half for _, end in asked), asked
+        assert b.body_bytes == len(DATA) - half
+
+
+def test_what_was_asked_of_a_source_is_told_while_it_comes(replica: Replica) -> None:
+    told: list[tuple[int, int]] = []
+    with peers("source") as [source]:
+        source.hold(DATA)
+
+        def look(_: LyingPeer, connection: socket.socket, asked: Asked, data: bytes) -> bool:
+            time.sleep(0.2)
+            part_held = replica.store.part(entry_of(DATA).digest)
+            told.extend(part_held.chunks.coming_ranges() if part_held is not None else ())
+            return False
+
+        source.lie = look
+        replica.pull(DATA, whole(source, primary=True))
+    assert told == [(0, len(DATA))]
 
 
 def test_the_primary_is_spared(replica: Replica) -> None:
@@ -174,6 +210,7 @@ def test_nobody(replica: Replica) -> None:
     [
         b"", b"[]", b"{}", b'{"held": 1}', b'{"held": false, "ranges": {}}', b'{"held": false, "ranges": [[1]]}',
         b'{"held": false, "ranges": [[5, 1]]}', b'{"held": false, "ranges": [[0, 99999999999]]}',
+        b'{"held": false, "coming": [[5, 1]]}', b'{"held": false, "coming": 1}',
         b'{"held": false, "ranges": [[true, 2]]}', b'{"held": false, "ranges": [[0.5, 2]]}', b"[" * 10_000,
         json.dumps({"held": False, "ranges": [[2 * n, 2 * n + 1] for n in range(8193)]}).encode(), b"x" * (1 << 20),
     ],

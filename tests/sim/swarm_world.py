@@ -215,7 +215,8 @@ class World:
         else:
             held = peer.plan.held if peer.plan is not None else 0
             pulling = peer.plan is not None and peer.done_s is None
-            host.plan.step(PeerHas(name, held, pulling), self.now_s)
+            coming = peer.plan.coming if peer.plan is not None else 0
+            host.plan.step(PeerHas(name, held, pulling, coming), self.now_s)
         self._wake(host, self.now_s + TURN_S)
 
     # --- bytes -------------------------------------------------------------------------------------------------------

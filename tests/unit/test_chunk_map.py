@@ -60,6 +60,13 @@ def test_what_is_told_is_bounded() -> None:
     assert len(chunks.ranges()) == MAX_RANGES
 
 
+@given(st.integers(0, 2**40 - 1))
+def test_what_is_coming_is_told_in_ranges(coming: int) -> None:
+    chunks = ChunkMap(range(0, 400, 10), 395)
+    chunks.coming = coming
+    assert bits_within(chunks.coming_ranges(), range(0, 400, 10), 395) == coming
+
+
 def test_an_empty_object() -> None:
     chunks = ChunkMap(range(0), 0)
     assert (chunks.bits(), chunks.ranges(), chunks.covers(0, 0)) == (0, [], False)

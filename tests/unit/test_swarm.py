@@ -26,7 +26,7 @@ from modelsync.core.swarm.messages import (
     RunDone,
     RunFailed,
 )
-from modelsync.core.swarm.peers import GRACE_S
+from modelsync.core.swarm.peers import COMING_S, GRACE_S, HEAR_S
 from modelsync.core.swarm.plan import PATIENCE_S, STALL_S, Swarm
 from modelsync.core.swarm.runs import HEDGE_S
 
@@ -143,27 +143,82 @@ def test_pulling_nodes_share_out_what_the_primary_gives() -> None:
         made = Swarm(me=me, salt=SALT, sizes_bytes=[MIB] * CHUNKS, held=0, draw=lambda n: 0, now_s=0.0,
                      limits=Limits(in_all=CHUNKS, per_peer=CHUNKS))  # fmt: skip
         made.step(PeersSeen((PRIMARY_PEER, *(Candidate(other) for other in "abc" if other != me))), 0.0)
-        taken += chunks_of(asks(made.next_effects(0.0)))
+        taken += chunks_of(asks(made.next_effects(HEAR_S)))
     assert sorted(taken) == list(range(CHUNKS)), "each chunk by exactly one of them"
+
+
+def test_no_source_is_asked_before_the_others_were_heard_and_not_much_later() -> None:
+    made = plan(PRIMARY_PEER, Candidate("b"), Candidate("c"))
+    assert asks(made.next_effects(0.0)) == []
+    made.step(PeerHas("b", 0, pulling=False), 0.01)
+    assert asks(made.next_effects(0.01)) == []
+    assert made.wake_s(0.01) <= HEAR_S
+    assert asks(made.next_effects(HEAR_S)), "who does not answer is waited for no longer"
+    made = plan(PRIMARY_PEER, Candidate("b"))
+    made.step(PeerHas("b", 0, pulling=False), 0.01)
+    assert asks(made.next_effects(0.01))
+
+
+def test_what_is_on_its_way_to_another_is_not_asked_of_a_source() -> None:
+    made = plan(PRIMARY_PEER, Candidate("b"), limits=Limits(in_all=CHUNKS, per_peer=CHUNKS))
+    made.step(PeerHas("b", 0, pulling=True, coming=ALL & ~0b11), 0.0)
+    now_s = 0.0
+    while now_s < COMING_S - 0.1:
+        for run in asks(made.next_effects(now_s)):
+            assert set(chunks_of([run])) <= {0, 1}, "not even by one that has nothing else to do"
+            deliver(made, run, now_s)
+        now_s += 0.05
+    late = []
+    while now_s < COMING_S + PATIENCE_S * 2:
+        late += asks(made.next_effects(now_s))
+        now_s += 0.05
+    assert late, "whoever does not get on is waited for so long, and no longer"
+
+
+def test_a_node_tells_what_it_asked_of_a_source_until_it_is_there() -> None:
+    made = plan(PRIMARY_PEER)
+    [run] = asks(made.next_effects(0.0))
+    assert made.coming == ALL
+    made.step(ChunkDone(run.ask, 0), 0.1)
+    assert made.coming == ALL & ~1
+    made.step(RunFailed(run.ask), 0.2)
+    assert made.coming == 0
+
+
+def test_what_was_asked_of_one_that_pulls_is_no_news_of_a_source() -> None:
+    made = plan(Candidate("b"))
+    made.step(PeerHas("b", 0b1111, pulling=True), 0.0)
+    assert asks(made.next_effects(0.0))
+    assert made.coming == 0
+
+
+def test_holders_that_do_not_answer_are_not_plenty() -> None:
+    """Hosts that left a moment ago, with all of it: the others must not each fetch everything from the store."""
+    gone = [Candidate(name, holds=True) for name in ("gone-1", "gone-2", "gone-3")]
+    made = plan(PRIMARY_PEER, *gone, Candidate("b"), limits=Limits(in_all=CHUNKS, per_peer=CHUNKS))
+    made.step(PeerHas("b", 0, pulling=True), 0.0)
+    for run in asks(made.next_effects(0.0)):
+        made.step(RunFailed(run.ask), 0.01)
+    assert set(chunks_of(asks(made.next_effects(HEAR_S)))) < set(range(CHUNKS)), "its share, and no more"
 
 
 def test_who_does_not_pull_after_all_takes_no_share() -> None:
     made = plan(PRIMARY_PEER, Candidate("b"), limits=Limits(in_all=CHUNKS, per_peer=CHUNKS))
-    mine = asks(made.next_effects(0.0))
+    mine = asks(made.next_effects(HEAR_S))
     for run in mine:
         deliver(made, run, 0.1)
     assert asks(made.next_effects(0.1)) == []
     made.step(PeerHas("b", 0, pulling=False), 0.1)
-    [run] = asks(made.next_effects(0.1))
+    run = asks(made.next_effects(0.1))[0]
     assert run.first == min(set(range(CHUNKS)) - set(chunks_of(mine)))
 
 
 def test_who_does_not_answer_takes_no_share_after_a_moment() -> None:
     made = plan(PRIMARY_PEER, Candidate("b"), limits=Limits(in_all=CHUNKS, per_peer=CHUNKS))
-    for run in asks(made.next_effects(0.0)):
+    for run in asks(made.next_effects(HEAR_S)):
         deliver(made, run, 0.1)
     assert asks(made.next_effects(GRACE_S - 0.01)) == []
-    assert len(asks(made.next_effects(GRACE_S + 0.01))) == 1
+    assert asks(made.next_effects(GRACE_S + 0.01))
 
 
 def test_the_rarest_come_first() -> None:
@@ -264,8 +319,9 @@ def test_who_does_not_hold_it_after_all_is_asked_for_its_map() -> None:
     made = plan(Candidate("r", holds=True), PRIMARY_PEER)
     [run] = asks(made.next_effects(0.0))[:1]
     made.step(RunFailed(run.ask, refused=True), 0.0)
-    assert {each.peer for each in asks(made.next_effects(0.1))} <= {"p"}
-    assert ReadMap("r") in made.next_effects(1.0)
+    effects = made.next_effects(0.1)
+    assert {each.peer for each in asks(effects)} <= {"p"}
+    assert ReadMap("r") in effects
 
 
 def test_who_has_left_is_forgotten() -> None:

@@ -70,7 +70,8 @@ def egress(fleet: Fleet, relay: Relay, sections: str, size_bytes: int, result: R
     """Hosts of a fleet that is there are asked for a version that lies in the store only, all at once."""
     nodes = [Daemon(f"node-{n}", fleet.root, fleet.redis_url, sections + 'ahead = ["none"]\n') for n in range(NODES)]
     fleet.daemons += nodes
-    until(lambda: all(living(node) >= NODES for node in nodes), "all hosts to know each other")
+    names = {node.name for node in nodes}
+    until(lambda: all(living(node) >= names for node in nodes), "all hosts to know each other")
     before, began_s = relay.answered_bytes, time.monotonic()
     for node in nodes:
         load(node)
@@ -85,8 +86,8 @@ def egress(fleet: Fleet, relay: Relay, sections: str, size_bytes: int, result: R
         removed(fleet, node)
 
 
-def living(node: Daemon) -> int:
-    return sum(each["state"] != "lost" for each in node.status().get("nodes", ()))
+def living(node: Daemon) -> set[str]:
+    return {each["id"] for each in node.status().get("nodes", ()) if each["state"] != "lost"}
 
 
 def load(node: Daemon) -> None:

@@ -28,15 +28,21 @@ class Sourcing:
         peers = [self._peer(node, node.id == primary, name, number, part) for node in others]
         peers.sort(key=lambda peer: (not peer.primary, not peer.holds, peer.id))
         if lease.url and lease.holder != self._identity.node and all(peer.id != lease.holder for peer in peers):
-            peers.insert(0, Peer(lease.holder, lease.url, primary=True))
+            published = self._published_here(name)
+            peers.insert(0, Peer(lease.holder, lease.url, primary=published, holds=published))
         depot = self._depot
         return [*peers, depot.peer] if depot is not None else peers
 
     def _peer(self, node: NodeReport, primary: bool, name: ModelName, number: Version, part: int | None) -> Peer:
         shares = self._book.record(name).placement.shares
         owner, count = any(node.id in shares[each] for each in _asked(part, len(shares))), len(shares)
+        primary = primary and self._published_here(name)
         holds = primary or parts.holds(node.models.get(name, {}), number, part, count)
         return Peer(node.id, node.url, distance(self._identity.labels, node.labels), primary, holds, owner)
+
+    def _published_here(self, name: ModelName) -> bool:
+        """Whether the primary has every version, before it says so. Of ``shared`` models the store has, it need not."""
+        return self._depot is None or self._book.record(name).placement.mode != "shared"
 
 
 def _asked(part: int | None, count: int) -> range:

@@ -43,6 +43,8 @@ class PeerHas:
     peer: str
     chunks: int
     pulling: bool
+    coming: int = 0
+    """Chunks that it has asked of somebody who holds everything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,10 @@ LOOK_SOONEST_S, LOOK_LATEST_S = 0.1, 2.0
 """Between two readings of one peer's map: 10 a second while it is waited for, and less the less it has to tell."""
 RETRY_FIRST_S, RETRY_LATEST_S = 0.5, 30.0
 """Before a peer that did not answer, or refused, is asked again within one pull."""
+HEAR_S = 0.1
+"""No source is asked before those that might be pulling too have told what they asked of it, or had so long to."""
+COMING_S = 3.0
+"""What a peer said is on its way to it is not asked of a source as well, for so long after its map last grew."""
 SLOW_S = 30.0
 """A peer that was overtaken by another is asked last for so long."""
 MIN_RATE_BYTES_PER_S = 64 << 10
@@ -44,6 +48,8 @@ class KnownPeer:
     failures: int = 0
     retry_at_s: float = 0.0
     slow_until_s: float = 0.0
+    coming: int = 0
+    """What it has asked of a source."""
     grew_s: float = 0.0
     look_at_s: float = 0.0
     look_pause_s: float = LOOK_SOONEST_S
@@ -78,17 +84,32 @@ class KnownPeer:
             return self.pulling and now_s - max(self.grew_s, self.since_s) < STUCK_S
         return now_s - self.since_s < GRACE_S
 
+    def is_unheard(self, now_s: float) -> bool:
+        """Whether it may be pulling, and has not had the time to say so."""
+        unknown = not (self.answered or self.complete or self.lied or self.failures)
+        return unknown and now_s - self.since_s < HEAR_S
+
+    @property
+    def might_pull(self) -> bool:
+        """Whether it could begin to pull, if it has not: what is asked of a source by then, it gets late."""
+        return not (self.complete or self.lied or self.failures)
+
     @property
     def to_be_read(self) -> bool:
         """Whether its map may still change, and is not being read just now."""
         return not self.complete and not self.lied and not self.looking
 
-    def told(self, chunks: int, everything: int, pulling: bool, wanted: int, now_s: float) -> None:
+    def expects(self, now_s: float) -> int:
+        """The chunks that will soon be had from it: whoever asks a source for them as well fetches them twice."""
+        return self.coming if self.shares(now_s) and now_s - self.grew_s < COMING_S else 0
+
+    def told(self, chunks: int, everything: int, pulling: bool, coming: int, wanted: int, now_s: float) -> None:
         """Its map has come. ``wanted``: what is still looked for, of which it may have something new."""
         fresh = chunks & ~self.has
         if fresh or not self.answered:
             self.grew_s = now_s
         self.has, self.complete, self.pulling, self.answered = chunks, chunks == everything, pulling, True
+        self.coming = coming & ~chunks
         self.pulled = self.pulled or pulling
         self.looking, self.failures = False, 0
         self._look_again(wanted, fresh, now_s)
@@ -112,6 +133,10 @@ class KnownPeer:
         """A request to it broke off; see ``RunFailed``. What it does not hold is not asked of it until it says so."""
         if busy_s:
             self.retry_at_s = now_s + busy_s
+            return
+        if refused and not self.answered:  # that it holds everything was only a report: what it has, its map tells
+            self.has, self.complete = 0, False
+            self.since_s = self.look_at_s = now_s
             return
         self.failed(now_s)
         if refused:

@@ -6,7 +6,8 @@
     2. never a peer that gave wrong bytes; one that failed only after a pause
     3. what a nearer peer has is not asked of one further away, and nothing of the primary that a replica has
     4. of several pulling nodes each takes its own share from those that hold everything, and so do the nodes of a rack
-       from beyond it (``shares``); who has had nothing to do for a while helps itself all the same
+       from beyond it (``shares``); who has had nothing to do for a while helps itself all the same; neither asks a
+       source for what another says is on its way to it, while that one gets on
     5. the rarest chunks first, within a window of the first that can be had
     6. a request that stands still, or is the last and slow, is asked of a second peer; whoever is first wins
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from modelsync.core.swarm import shares
 from modelsync.core.swarm.choice import Offer, in_order, offers, rarity, run_of
 from modelsync.core.swarm.messages import AbandonRun, AskRun, Effect, ReadMap
-from modelsync.core.swarm.peers import KnownPeer
+from modelsync.core.swarm.peers import HEAR_S, KnownPeer
 from modelsync.core.swarm.runs import HEDGE_S, OpenRun, is_late, is_still
 from modelsync.core.swarm.state import SwarmState
 
@@ -64,6 +65,7 @@ class Swarm(SwarmState):
         """When to ask for effects again if nothing happens before."""
         times = [peer.look_at_s for peer in self._peers.values() if peer.to_be_read]
         times += [peer.retry_at_s for peer in self._peers.values() if peer.retry_at_s > now_s]
+        times += [peer.since_s + HEAR_S for peer in self._peers.values() if peer.is_unheard(now_s)]
         pauses = [run.mark_s + HEDGE_S for run in self._open.values()]
         if self._idle_since_s is not None:
             pauses.append(self._idle_since_s + self._patience_s(now_s))
@@ -90,7 +92,7 @@ class Swarm(SwarmState):
         plenty = self._is_plenty(now_s)
         wanted = self._wanted()
         found = offers(self._peers.values(), wanted, now_s, lambda peer: self._share(peer, sharers, plenty, now_s))
-        alone = len(self._peers) == 1 or (len(found) == 1 and not sharers)
+        alone = len(found) == 1 and not any(peer.might_pull for peer in self._peers.values())
         classes = rarity(self._peers.values())
         asks: list[AskRun] = []
         while wanted and len(self._open) < self._limits.in_all:
@@ -133,20 +135,29 @@ class Swarm(SwarmState):
     def _share(self, peer: KnownPeer, sharers: frozenset[str], plenty: bool, now_s: float) -> int:
         """The chunks that are this node's to take from a peer.
 
-        From one that holds everything: this node's part of the whole; where the replicas that do are no fewer than the
-        nodes that pull, there is enough for everybody. From one further away than others that pull, too: its part
-        among those nearer, so that a chunk comes into a rack once.
+        From one that holds everything: this node's part of the whole, but for what others have asked of it already;
+        where the replicas that do are no fewer than the nodes that pull, there is enough for everybody. From one
+        further away than others that pull, too: its part among those nearer, so that a chunk comes into a rack once.
         """
         if not peer.is_source:
             nearer = (e.id for e in self._peers.values() if e.distance < peer.distance and e.shares(now_s))
             return self._part(frozenset((self._me, *nearer)))
         if plenty:
             return self._everything
-        return self._part(sharers | {self._me} if self._tier is None or self._me in self._tier else sharers)
+        if any(each.is_unheard(now_s) for each in self._peers.values()):
+            return 0
+        part = self._part(sharers | {self._me} if self._tier is None or self._me in self._tier else sharers)
+        return part & ~self._coming_to_others(now_s)
+
+    def _coming_to_others(self, now_s: float) -> int:
+        coming = 0
+        for peer in self._peers.values():
+            coming |= peer.expects(now_s)
+        return coming
 
     def _is_plenty(self, now_s: float) -> bool:
         """Whether more of those that this node knows held everything from the beginning than pull it."""
-        holding = sum(1 for peer in self._peers.values() if peer.is_source and not peer.primary)
+        holding = sum(1 for peer in self._peers.values() if peer.is_source and not peer.primary and not peer.useless)
         return holding > sum(1 for peer in self._peers.values() if peer.shares(now_s))
 
     def _part(self, takers: frozenset[str]) -> int:
@@ -203,8 +214,9 @@ class Swarm(SwarmState):
             self._idle_since_s = now_s
         if now_s - self._idle_since_s < self._patience_s(now_s):
             return []
-        found = offers(self._peers.values(), wanted, now_s, lambda _: -1)
-        for offer in in_order(found, self._limits.per_peer, now_s)[:1]:
+        coming = self._coming_to_others(now_s)
+        found = offers(self._peers.values(), wanted, now_s, lambda peer: ~coming if peer.is_source else -1)
+        for offer in [offer for offer in in_order(found, self._limits.per_peer, now_s) if offer.chunks][:1]:
             self._helped += 1
             block = shares.block_chunks(len(self._sizes))
             return [self._ask(offer.peer, run_of(offer.chunks, (-1,), block, self._draw), now_s)]

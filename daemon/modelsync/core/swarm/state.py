@@ -96,6 +96,16 @@ class SwarmState:
         return not self._missing
 
     @property
+    def coming(self) -> int:
+        """The chunks that this node has asked of somebody who holds everything: told to whoever pulls too."""
+        coming = 0
+        for run in self._open.values():
+            peer = self._peers.get(run.ask.peer)
+            if peer is not None and peer.is_source:
+                coming |= run.pending
+        return coming
+
+    @property
     def useless(self) -> frozenset[str]:
         """Peers that did not answer, lied, or have nothing and pull nothing."""
         return frozenset(peer.id for peer in self._peers.values() if peer.useless)
@@ -119,7 +129,8 @@ class SwarmState:
             return
         if event.chunks & self._missing & ~peer.has:
             self._news_s = now_s
-        peer.told(event.chunks & self._everything, self._everything, event.pulling, self._missing, now_s)
+        everything = self._everything
+        peer.told(event.chunks & everything, everything, event.pulling, event.coming, self._missing, now_s)
 
     def _done(self, ask: int, chunk: int, now_s: float) -> None:
         bit = 1 << chunk

@@ -29,6 +29,8 @@ class ChunkMap:
     def __init__(self, starts: Sequence[int], size_bytes: int) -> None:
         self._starts = starts
         self.size_bytes = size_bytes
+        self.coming = 0
+        """Chunks that were asked of somebody who holds everything, bit n being chunk n: others need not ask as well."""
         self._flags = bytearray(len(starts))
 
     def add(self, index: int) -> bool:
@@ -52,8 +54,15 @@ class ChunkMap:
 
     def ranges(self) -> list[tuple[int, int]]:
         """The bytes that are verified; the first ``MAX_RANGES`` of their ranges."""
+        return self._ranges(bytes(self._flags))
+
+    def coming_ranges(self) -> list[tuple[int, int]]:
+        """The bytes that are ``coming``, in the same way."""
+        return self._ranges(f"{self.coming:b}".encode().translate(_FLAGS)[::-1])
+
+    def _ranges(self, flags: bytes) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        for run in _HELD.finditer(bytes(self._flags)):
+        for run in _HELD.finditer(flags):
             found.append((self._starts[run.start()], self._end(run.end() - 1)))
             if len(found) == MAX_RANGES:
                 break
@@ -71,6 +80,7 @@ class ChunkMap:
 
 
 _DIGITS = bytes.maketrans(b"\x00\x01", b"01")
+_FLAGS = bytes.maketrans(b"01", b"\x00\x01")
 
 
 def bits_within(ranges: Ranges, starts: Sequence[int], size_bytes: int) -> int:

@@ -74,8 +74,8 @@ class ObjectRoutes:
         path = self._api.object_path(digest)
         size_bytes = await asyncio.to_thread(_size_bytes, path) if path is not None else None
         if size_bytes is None and request.method != "HEAD" and (part := self._api.object_part(digest)) is not None:
-            ranges, whole = part.chunks.ranges(), part.chunks.size_bytes
-            return json_answer({"held": False, "size_bytes": whole, "ranges": ranges, "pulling": part.pulling})
+            told = {"ranges": part.chunks.ranges(), "pulling": part.pulling, "coming": part.chunks.coming_ranges()}
+            return json_answer({"held": False, "size_bytes": part.chunks.size_bytes, **told})
         status = 404 if request.method == "HEAD" and size_bytes is None else 200
         return json_answer({"held": size_bytes is not None, "size_bytes": size_bytes}, status=status)
 

@@ -14,8 +14,8 @@ from modelsync.core.transfer.chunk_map import MAX_RANGES, Ranges
 from modelsync.edges.pull.connections import Connections
 from modelsync.ports import Peer
 
-MAX_BYTES = 64 * MAX_RANGES
-"""Two numbers of up to 14 digits a range, their punctuation, and room to spare."""
+MAX_BYTES = 2 * 64 * MAX_RANGES
+"""Two lists; two numbers of up to 14 digits a range, their punctuation, and room to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,8 @@ class PeerMap:
 
     ranges: Ranges
     pulling: bool
+    coming: Ranges = ()
+    """What it has asked of somebody who holds everything."""
 
 
 def read_map(connections: Connections, peer: Peer, digest: Digest, size_bytes: int) -> PeerMap:
@@ -45,10 +47,14 @@ def _parsed(value: object, size_bytes: int) -> PeerMap:
         raise ValueError("no `held`")
     if value["held"]:
         return PeerMap(((0, size_bytes),), pulling=False)
-    ranges = value.get("ranges", [])
-    if not isinstance(ranges, list) or len(ranges) > MAX_RANGES:
+    held, coming = (_ranges(value.get(field, []), size_bytes) for field in ("ranges", "coming"))
+    return PeerMap(held, value.get("pulling") is True, coming)
+
+
+def _ranges(value: object, size_bytes: int) -> Ranges:
+    if not isinstance(value, list) or len(value) > MAX_RANGES:
         raise ValueError("no list of ranges, or too long a one")
-    return PeerMap([_range(each, size_bytes) for each in ranges], pulling=value.get("pulling") is True)
+    return [_range(each, size_bytes) for each in value]
 
 
 def _range(value: object, size_bytes: int) -> tuple[int, int]:

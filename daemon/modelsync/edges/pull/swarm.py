@@ -116,6 +116,7 @@ class SwarmPull:
         now_s = time.monotonic()
         for effect in self._plan.next_effects(now_s):
             self._do(effect)
+        self._pull.verified.coming = self._plan.coming
         if self._plan.stuck(now_s):
             raise self._fault
         for event in self._happened(min(TURN_S, self._plan.wake_s(now_s) - now_s)):
@@ -163,6 +164,7 @@ class SwarmPull:
 
     def _end(self) -> None:
         """Leave nobody behind who could still write to the file."""
+        self._pull.verified.coming = 0
         for attempt in self._attempts.values():
             attempt.end()
         for attempt in self._attempts.values():
@@ -177,7 +179,8 @@ class SwarmPull:
             with contextlib.suppress(PeerUnavailable, PeerRefused):
                 size_bytes = self._pull.entry.size_bytes
                 told = read_map(self._tools.connections, peer, self._pull.entry.digest, size_bytes)
-                event = PeerHas(name, bits_within(told.ranges, self._starts, size_bytes), told.pulling)
+                has, coming = (bits_within(each, self._starts, size_bytes) for each in (told.ranges, told.coming))
+                event = PeerHas(name, has, told.pulling, coming)
         self._events.put(event)
 
     def _receive(self, ask: AskRun, peer: Peer | None, attempt: Attempt) -> None:
