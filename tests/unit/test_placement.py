@@ -92,6 +92,18 @@ def test_a_dead_node_moves_little_more_than_it_owned(seed: int) -> None:
     assert moved_bytes(items, before, arranged(items, EIGHT[1:], before)) <= 1.2 * owned
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_dead_node_had_comes_back_through_every_other_node_s_link(seed: int) -> None:
+    """The newest has the most room: it must not be given most of it, or the fleet waits for one link."""
+    items = [Item(f"m{seed}-{number}", 100, 2) for number in range(100)]
+    nine = [*EIGHT, Place("node-8")]
+    before = arranged(items, nine, arranged(items, EIGHT, {}))
+    living = [place for place in nine if place.id != "node-3"]
+    after = arranged(items, living, before)
+    given = [sum(p.id in set(after[i.key]) - set(before[i.key]) for i in items) for p in living]
+    assert max(given) <= 1.5 * sum(given) / len(living)
+
+
 @pytest.mark.parametrize(
     ("owners", "holders", "may"),
     [

@@ -89,6 +89,7 @@ def arranged(
     table = _Table(items, places)
     for item in table.by_size:
         table.keep(item, before.get(item.key, ()), held)
+    table.share_out()
     for item in table.by_size:
         table.fill(item)
     table.level(TOO_FULL if before else TOLERANCE)
@@ -106,6 +107,10 @@ class _Table:
     owners: dict[str, list[str]] = field(default_factory=dict)
     load: dict[str, int] = field(init=False)
     owned: dict[str, set[Item]] = field(init=False)
+    given: dict[str, float] = field(init=False)
+    """By node, the bytes that it was given to receive, over its share of all that is to be received."""
+    part: dict[str, float] = field(init=False)
+    """That share, in bytes."""
 
     def __post_init__(self) -> None:
         self.by_size = sorted(self.items, key=lambda item: (-item.size_bytes, item.key))
@@ -115,7 +120,6 @@ class _Table:
         total = sum(item.size_bytes * min(item.copies, len(self.nodes)) for item in self.items)
         weights = sum(place.weight for place in self.places if place.accepting) or 1.0
         self.fair = {node: max(1.0, total * place.weight / weights) for node, place in self.nodes.items()}
-        self.zones = len({place.zone for place in self.places})
 
     def relative(self, node: str, more_bytes: int = 0) -> float:
         """A node's load over its fair share."""
@@ -145,8 +149,16 @@ class _Table:
     def _zones_of(self, item: Item) -> set[str]:
         return {self.nodes[node].zone for node in self.owners[item.key]}
 
+    def share_out(self) -> None:
+        """What lost its owners is to come back through every node's link, and not through those with the most room."""
+        nodes = len(self.nodes)
+        lacking = sum(i.size_bytes * max(0, min(i.copies, nodes) - len(self.owners[i.key])) for i in self.items)
+        weights = sum(place.weight for place in self.places if place.accepting) or 1.0
+        self.given = dict.fromkeys(self.nodes, 0.0)
+        self.part = {node: max(1.0, lacking * place.weight / weights) for node, place in self.nodes.items()}
+
     def fill(self, item: Item) -> None:
-        """Find owners for copies that have none: by rank, past nodes that have their share already."""
+        """Find owners for copies that have none: by rank, past nodes that have or were given their share already."""
         if len(self.owners[item.key]) >= min(item.copies, len(self.nodes)):
             return
         order = [place.id for place in ranked(item.key, self.places) if place.accepting]
@@ -156,9 +168,17 @@ class _Table:
                 return
             zones = self._zones_of(item)
             apart = [node for node in free if self.nodes[node].zone not in zones] or free
-            room = (node for node in apart if self.relative(node, item.size_bytes) <= 1 + TOLERANCE)
-            least = min(apart, key=lambda node: self.relative(node, item.size_bytes))
-            self.give(item, next(room, least))
+            room = [node for node in apart if self.relative(node, item.size_bytes) <= 1 + TOLERANCE]
+            node = (
+                self._least_given(item, room) if room else min(apart, key=lambda n: self.relative(n, item.size_bytes))
+            )
+            self.given[node] += item.size_bytes / self.part[node]
+            self.give(item, node)
+
+    def _least_given(self, item: Item, room: Sequence[str]) -> str:
+        """The first by rank that this keeps within its share of what is to be received, else who was given least."""
+        within = (n for n in room if self.given[n] + item.size_bytes / self.part[n] <= 1 + TOLERANCE)
+        return next(within, None) or min(room, key=lambda n: self.given[n])
 
     def level(self, too_full: float) -> None:
         """Move copies off nodes above ``too_full`` and onto nodes below the tolerance.
