@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from tests.integration.daemons import Daemon, Fleet, until
 from tests.integration.s3_server import KEYS, expired, s3_server
+
+from modelsync.client import Client
 
 
 @pytest.fixture
@@ -54,9 +57,16 @@ def asked_owners(daemon: Daemon) -> set[str]:
         return {one["id"] for one in json.load(answer)["owners"]}
 
 
-def post(daemon: Daemon, path: str) -> None:
-    with urllib.request.urlopen(urllib.request.Request(f"{daemon.url}{path}", method="POST"), timeout=10) as answer:
+def post(daemon: Daemon, path: str, value: object = None) -> None:
+    body = json.dumps(value).encode() if value is not None else None
+    request = urllib.request.Request(f"{daemon.url}{path}", body, method="POST")
+    with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 200
+
+
+def pinned(daemon: Daemon, name: str) -> int | None:
+    found: list[int | None] = [each["pinned"] for each in daemon.status()["models"] if each["name"] == name]
+    return found[0] if found else None
 
 
 def content(daemon: Daemon, name: str) -> bytes:
@@ -333,6 +343,45 @@ def test_a_bounded_cache_gives_up_what_was_used_longest_ago_and_never_what_is_ac
     post(second, "/v1/gc")
     sizes = {path.stat().st_size for path in (second.state / "objects").rglob("*") if path.is_file()}
     assert sizes == {5 * 400_000, 5 * 400_000, 6 * 400_000}, "first is active, fourth was used last, and third fits"
+
+
+def test_a_bounded_cache_never_gives_up_what_is_pinned(fleet: Fleet, tmp_path: Path) -> None:
+    """By the fleet's pin, or this host's own: though it does not run here, and was used longest ago."""
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    second = fleet.add("two", shared(store, "ahead = []\ncache_bytes = 2_400_000\n[pins]\nown = 1\n"))
+    sizes = {"own": 1_100_000, "fleetwide": 1_200_000, "older": 1_300_000, "newer": 1_400_000}
+    for name, size in sizes.items():
+        primary.put(f"{name}.bin", b"m" * size)
+        until(lambda n=name: primary.active(n) == 1, f"{name} to be published")  # type: ignore[misc]
+    post(primary, "/v1/models/fleetwide/pin", {"version": 1})
+    until(lambda: pinned(second, "fleetwide") == 1, "the other host to hear of the pin")
+    for name, size in sizes.items():
+        assert len(download(second, name, f"{name}.bin")) == size
+        time.sleep(0.05)
+    post(second, "/v1/gc")
+    held = {path.stat().st_size for path in (second.state / "objects").rglob("*") if path.is_file()}
+    assert held == {sizes["own"], sizes["fleetwide"], sizes["newer"]}
+
+
+def test_what_an_application_has_leased_answers_though_its_host_lets_it_go(fleet: Fleet, tmp_path: Path) -> None:
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    second = fleet.add("two", shared(store, "ahead = []\ncache_bytes = 1\n"))
+    rows = numpy.arange(300_000, dtype="f8")
+    numpy.save(tmp_path / "rows.npy", rows)
+    primary.put("rows.npy", (tmp_path / "rows.npy").read_bytes())
+    until(lambda: primary.active("rows") == 1, "the primary to run it")
+    post(second, "/v1/models/rows/load")
+    until(lambda: second.active("rows") == 1, "it to be loaded")
+    client = Client(second.live, watch=False)
+    with client.load("rows").lease() as array:
+        post(second, "/v1/models/rows/unload")
+        until(lambda: second.tree("rows") is None, "it to be let go")
+        post(second, "/v1/gc")
+        assert not [path for path in (second.state / "objects").rglob("*") if path.is_file()]
+        assert (array == rows).all()
+    client.close()
 
 
 def test_with_the_store_away_status_says_what_cannot_be_had(fleet: Fleet, tmp_path: Path) -> None:

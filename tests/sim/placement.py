@@ -163,6 +163,9 @@ class Fleet:
         """Whether the primary's side reaches it."""
         return self.known[node].up and not self.known[node].cut
 
+    def _up_now(self) -> set[str]:
+        return {name for name, node in self.known.items() if node.up and not node.cut}
+
     def _takes(self, node: _Node) -> bool:
         return node.up and not node.cut and self.now_s >= node.full_until_s
 
@@ -177,24 +180,24 @@ class Fleet:
 
     def _check(self) -> None:
         """Whoever looks for a model asks the nodes that last reported it; one of them must have it and live."""
-        short = 0
+        short, up = 0, self._up_now()
+        cut = {name for name, node in self.known.items() if node.up and node.cut}
+        nothing: set[str] = set()
         for key, holders in self.held.items():
-            living = any(self._up(node) for node in holders)
-            found = any(self._up(node) and node in holders for node in self.reports[key])
-            apart = any(self._apart(node) for node in holders)  # the other side of a cut knows what was told before it
-            found_apart = any(self._apart(node) and node in holders for node in self.told_before.get(key, ()))
-            self.outcome.unavailable += (living and not found) + (apart and not found_apart)
+            living = holders & up
+            found = living & self.reports[key]
+            apart = holders & cut  # the other side of a cut knows what was told before it
+            found_apart = apart & self.told_before.get(key, nothing)
+            self.outcome.unavailable += bool(living and not found) + bool(apart and not found_apart)
             self.outcome.without_living_copy += not living and not apart
-            short += len(self._living(key)) < self.copies
+            short += len(living) < self.copies
         self.outcome.under_replicated_most = max(self.outcome.under_replicated_most, short)
-
-    def _apart(self, node: str) -> bool:
-        return self.known[node].up and self.known[node].cut
 
     def _place(self) -> None:
         places = self._places()
         members = frozenset((place.id, place.accepting) for place in places)
-        living = {key: {n for n in holders if self._up(n)} for key, holders in self.reports.items()}
+        up = self._up_now()
+        living = {key: holders & up for key, holders in self.reports.items()}
         if members != self.members:
             self.members = members
             self.target = placement.arranged(self.items.values(), places, self.owners, living)
@@ -218,21 +221,20 @@ class Fleet:
                 self.outcome.moved_bytes += move.size_bytes
 
     def _let_go(self) -> None:
+        up = self._up_now()
         for key, holders in self.held.items():
-            extra = [node for node in holders if node not in self.owners[key] and self._up(node)]
-            for node in extra:
+            for node in holders.difference(self.owners[key]) & up:
                 # A dead node's last report still says that it holds: whoever reads reports sees that it is silent.
-                reported = {other for other in self.reports[key] if self._up(other)}
+                reported = self.reports[key] & up
                 if moves.may_let_go(node, self.owners[key], reported):
                     holders.discard(node)
                     self.outcome.last_copies_let_go += not self._living(key)
 
     def _report(self) -> None:
+        up = self._up_now()
         for key, holders in self.held.items():
             if holders != self.reports[key]:
-                self.reports[key] = {n for n in holders if self._up(n)} | {
-                    n for n in self.reports[key] if not self._up(n)
-                }
+                self.reports[key] = (holders & up) | (self.reports[key] - up)
 
     def _quiet_down(self) -> None:
         """Without further faults, everything is replicated again."""

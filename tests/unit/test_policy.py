@@ -24,13 +24,13 @@ ALIASES = {"stable": Version(2), "lost": Version(9)}
         (record(1, 2), None, Wish(Version(2), "version 2 is the latest")),
         (record(1, 2, desired=None), None, Wish(Version(2), "version 2 is the latest")),
         (record(1, 2, desired=1), None, Wish(Version(1), "version 1 was chosen over the head, 2")),
-        (record(1, 2, pinned=1), None, Wish(Version(1), "the fleet is pinned to version 1")),
-        (record(1, 2, pinned=1), 2, Wish(Version(2), "this host's config pins version 2")),
-        (record(1, 2), "1", Wish(Version(1), "this host's config pins version 1")),
+        (record(1, 2, pinned=1), None, Wish(Version(1), "the fleet is pinned to version 1", pinned=True)),
+        (record(1, 2, pinned=1), 2, Wish(Version(2), "this host's config pins version 2", pinned=True)),
+        (record(1, 2), "1", Wish(Version(1), "this host's config pins version 1", pinned=True)),
         (
             record(1, 2, 3, aliases=ALIASES),
             "stable",
-            Wish(Version(2), "this host's config pins version 2 (alias stable)"),
+            Wish(Version(2), "this host's config pins version 2 (alias stable)", pinned=True),
         ),
         (record(1), 5, Wish(None, "this host's config pins 5, which is not published: waiting for it", waiting=True)),
         (

@@ -24,6 +24,8 @@ class Wish:
     version: Version | None
     why: str
     waiting: bool = False
+    pinned: bool = False
+    """By an operator, for this host or for the fleet: it is not given up for room either."""
 
 
 def wanted(record: ModelRecord, node_pin: int | str | None, node: str = "") -> Wish:
@@ -36,7 +38,7 @@ def wanted(record: ModelRecord, node_pin: int | str | None, node: str = "") -> W
     if node_pin is not None:
         return _by_node_pin(record, node_pin)
     if record.pinned is not None:
-        return Wish(record.pinned, f"the fleet is pinned to version {record.pinned}")
+        return Wish(record.pinned, f"the fleet is pinned to version {record.pinned}", pinned=True)
     roll = record.rollout
     if roll is not None and roll.covers(node):
         return Wish(roll.version, f"version {roll.version} is rolled out to this host, {_wave(roll)}")
@@ -84,7 +86,7 @@ def _by_node_pin(record: ModelRecord, node_pin: int | str) -> Wish:
     except NoSuchVersion:
         return Wish(None, f"this host's config pins {node_pin!r}, which is not published: waiting for it", waiting=True)
     how = f" (alias {node_pin})" if isinstance(node_pin, str) and node_pin != str(number) else ""
-    return Wish(number, f"this host's config pins version {number}{how}")
+    return Wish(number, f"this host's config pins version {number}{how}", pinned=True)
 
 
 def retained(

@@ -182,7 +182,7 @@ class Keeper:
         at, must = record.placement, self.must_hold(record.name)
         if at.mode == "replicated" or (at.mode == "partitioned" and at.owns_all(self._node)):
             return Retention(set(listed.values()))
-        kept = Retention({listed[wish.version]} if must and wish.version in listed else set())
+        kept = Retention({listed[wish.version]} if (must or wish.pinned) and wish.version in listed else set())
         if active is not None:
             kept.firm |= {active.digest, active.previous_digest or active.digest}
         for number, digest in listed.items():

@@ -168,17 +168,21 @@ class _Table:
                 return
             zones = self._zones_of(item)
             apart = [node for node in free if self.nodes[node].zone not in zones] or free
-            room = [node for node in apart if self.relative(node, item.size_bytes) <= 1 + TOLERANCE]
-            node = (
-                self._least_given(item, room) if room else min(apart, key=lambda n: self.relative(n, item.size_bytes))
-            )
+            best = (n for n in apart if self._within(item, n) and self.relative(n, item.size_bytes) <= 1 + TOLERANCE)
+            node = next(best, None) or self._least(item, apart)
             self.given[node] += item.size_bytes / self.part[node]
             self.give(item, node)
 
-    def _least_given(self, item: Item, room: Sequence[str]) -> str:
-        """The first by rank that this keeps within its share of what is to be received, else who was given least."""
-        within = (n for n in room if self.given[n] + item.size_bytes / self.part[n] <= 1 + TOLERANCE)
-        return next(within, None) or min(room, key=lambda n: self.given[n])
+    def _within(self, item: Item, node: str) -> bool:
+        """Whether a node would receive no more than its share of all that is to be received, and a bit."""
+        return self.given[node] + item.size_bytes / self.part[node] <= 1 + TOLERANCE
+
+    def _least(self, item: Item, nodes: Sequence[str]) -> str:
+        """Of those with room for it the one that was given least, else the one with the most room."""
+        room = [node for node in nodes if self.relative(node, item.size_bytes) <= 1 + TOLERANCE]
+        if room:
+            return min(room, key=lambda node: self.given[node])
+        return min(nodes, key=lambda node: self.relative(node, item.size_bytes))
 
     def level(self, too_full: float) -> None:
         """Move copies off nodes above ``too_full`` and onto nodes below the tolerance.
