@@ -1,4 +1,4 @@
-"""An HTTP relay before a real S3 server that is slow, refuses, lies, breaks off, or knows one access key alone."""
+"""An HTTP relay before a real S3 server that is slow, refuses, lies, breaks off, lists late, or knows one key alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
@@ -31,6 +31,10 @@ class Faults:
     """The only access key that is not expired; empty: all are good."""
     expires_after: int = 0
     """After so many objects were read, ``key`` becomes another."""
+    late: bool = False
+    """Listings are those from before this was set: what was put since is not in them, what was deleted still is."""
+    listed: dict[str, bytes] = field(default_factory=dict)
+    """The last listing of each prefix that was not late."""
     keys_seen: list[str] = field(default_factory=list)
     objects_read: int = 0
 
@@ -71,16 +75,26 @@ def faulty(server: str) -> Iterator[Faults]:
             connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port or 80, timeout=30)
             connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
-            data = response.read()
+            data = self.as_listed(response.read())
             self.send_response(response.status)
             for name, value in response.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length", "server", "date"):
                     self.send_header(name, value)
-            self.send_header("Content-Length", response.getheader("Content-Length") or str(len(data)))
+            size = str(len(data)) if self.command != "HEAD" else response.getheader("Content-Length", "0")
+            self.send_header("Content-Length", size)
             self.end_headers()
             with suppress(OSError):
                 self.send_body(data)
             connection.close()
+
+        def as_listed(self, data: bytes) -> bytes:
+            """The answer to this request, or an older one in its place."""
+            if b"<ListBucketResult" not in data:
+                return data
+            prefix = parse_qs(urlsplit(self.path).query).get("prefix", [""])[0]
+            if not faults.late:
+                faults.listed[prefix] = data
+            return faults.listed.get(prefix, re.sub(rb"<Contents>.*</Contents>", b"", data, flags=re.DOTALL))
 
         def send_body(self, data: bytes) -> None:
             is_object = self.command == "GET" and "/objects/" in self.path and len(data) > 0

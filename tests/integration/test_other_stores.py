@@ -43,7 +43,8 @@ def test_azure_publishes_reads_guards_two_writers_and_is_cleaned_up(held: Ingest
 
 
 def test_gcs_is_read(held: IngestingStore, tmp_path: Path) -> None:
-    """Neither fake-gcs-server nor gcp-storage-emulator takes the uploads of the XML API, by which obstore writes."""
+    """obstore writes by the XML API. fake-gcs-server answers that with 400, gcplocal knows the JSON API alone, and
+    gcp-storage-emulator no preconditions, by which two writers are told apart: so what GCS writes is not shown."""
     local = made((f"file://{tmp_path}/bucket", None), held)
     data = os.urandom(20_000_001)
     files = ingested(held, tmp_path / "source", data)

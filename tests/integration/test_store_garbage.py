@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.faulty_store import Faults, faulty
+from tests.integration.s3_server import KEYS
 from tests.integration.test_objectstore import held, ingested, made, manifest, place, server
 
 from modelsync.core.errors import LayoutCorrupt, NoPrimary, PolicyRefusal
@@ -87,6 +89,17 @@ def site(place: tuple[str, Path | None], held: IngestingStore, tmp_path: Path) -
     made = Site(place, held, tmp_path)
     yield made
     made.store.close()
+
+
+@pytest.fixture
+def late(server: str, held: IngestingStore, tmp_path: Path) -> Iterator[tuple[Site, Faults]]:
+    """A site on a store whose listings stop to move on when told to: S3's once did, and those of caches do."""
+    with faulty(server) as faults:
+        keys = tmp_path / "keys"
+        keys.write_text(f"{KEYS}aws_endpoint={faults.url}\n")
+        made = Site((f"s3://models/{tmp_path.name}", keys), held, tmp_path)
+        yield made, faults
+        made.store.close()
 
 
 def idle(swept: Swept) -> bool:
@@ -247,3 +260,61 @@ def test_a_version_that_the_store_has_lost_is_named(site: Site) -> None:
     site.store.bucket.delete(["versions/m/1"])
     assert site.sweep().missing == [(M, 1)]
     assert site.there(1)
+
+
+# --- listings that are late ------------------------------------------------------------------------------------------
+
+
+def test_publishing_and_reading_look_at_no_listing(late: tuple[Site, Faults]) -> None:
+    site, faults = late
+    faults.late = True
+    digest = site.publish(1, b"1" * 20_000_000)
+    assert site.places() == set(), "nothing is listed yet"
+    fresh = made(site.place, site.held)
+    assert fresh.has_version(M, Version(1), digest)
+    found = fresh.manifest(digest)
+    assert found is not None and found.version == 1
+    assert b"".join(fresh.stream("objects", site.files[1][0].digest, 0, 20_000_000)) == b"1" * 20_000_000
+    fresh.close()
+
+
+def test_what_is_not_listed_yet_is_needed_all_the_same(late: tuple[Site, Faults]) -> None:
+    """Version 2 shares its bytes with version 1, which goes; the collector's listing knows of version 1 alone."""
+    site, faults = late
+    site.publish(1, b"same" * 1000)
+    site.places()
+    site.sweep()
+    faults.late = True
+    site.publish(2, b"same" * 1000)
+    site.drop(1, head=2)
+    grow_old()
+    for _ in range(4):
+        site.sweep()
+        assert site.there(2)
+    faults.late = False
+    for _ in range(3):
+        site.sweep()
+    assert site.there(2) and len(site.places()) == 2
+
+
+def test_what_is_still_listed_and_gone_is_no_fault_and_takes_nothing_with_it(late: tuple[Site, Faults]) -> None:
+    site, faults = late
+    site.publish(1, b"1" * 1000)
+    site.publish(2, b"2" * 1000)
+    site.drop(1, head=2)
+    grow_old()
+    site.sweep()
+    assert len(site.places()) == 4
+    faults.late = True
+    for _ in range(3):
+        site.sweep()
+    assert not site.there(1) and site.there(2)
+    assert len(site.places()) == 4, "the listing does not know"
+    site.publish(3, b"1" * 1000)  # the same bytes again, whose old place is listed and gone
+    for _ in range(3):
+        site.sweep()
+        assert site.there(3)
+    faults.late = False
+    for _ in range(3):
+        site.sweep()
+    assert site.there(2) and site.there(3)
