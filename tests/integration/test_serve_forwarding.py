@@ -21,6 +21,7 @@ class Placement:
 
     def __init__(self) -> None:
         self.owners: dict[str, list[str | None]] = {}
+        self.parts: dict[str, int] = {}
         self.status = 200
         self.asked = 0
         placement = self
@@ -31,8 +32,9 @@ class Placement:
                 name = self.path.removeprefix("/v1/placement/")
                 urls = placement.owners.get(name, [])
                 owners = [{"id": f"node-{n}", "url": "http://x", "serve_url": url} for n, url in enumerate(urls)]
-                body = json.dumps({"model": name, "mode": "partitioned", "owners": owners}).encode()
-                self.send_response(placement.status if urls else 404)
+                parts = placement.parts.get(name, 0)
+                body = json.dumps({"model": name, "mode": "partitioned", "owners": owners, "parts": parts}).encode()
+                self.send_response(placement.status if urls or parts else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -88,6 +90,19 @@ def test_two_that_take_each_other_for_the_owner(hosts: tuple[Serve, Serve], plac
 def test_nobody_holds_it(hosts: tuple[Serve, Serve], placement: Placement) -> None:
     answer = hosts[0].post("/v2/models/nobody/infer", {"inputs": []})
     assert (answer.status, "not offered" in answer.error) == (404, True)
+
+
+def test_one_that_lies_in_parts_is_answered_by_whoever_loaded_the_whole_and_else_that_is_said(
+    hosts: tuple[Serve, Serve], placement: Placement
+) -> None:
+    asker, owner = hosts
+    placement.parts["in-parts"] = 3
+    answer = asker.post("/v2/models/in-parts/infer", {"inputs": []})
+    assert answer.status == 503 and "it lies in 3 parts and whole on no host" in answer.error
+    assert "POST /v1/models/in-parts/load" in answer.error
+    placement.parts["iris"] = 3
+    placement.owners["iris"] = [owner.url]
+    assert asker.post("/v2/models/iris/infer", {"inputs": []}).status == 400, "its own error: it was handed on"
 
 
 def test_all_owners_are_down(hosts: tuple[Serve, Serve], placement: Placement) -> None:

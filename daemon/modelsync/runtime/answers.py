@@ -142,6 +142,7 @@ class NodeAnswers:
             "model": name,
             "mode": record.placement.mode,
             "owners": [{"id": one.id, "url": one.url, "serve_url": one.extra.get("serve_url")} for one in asked[:64]],
+            "parts": len(record.placement.parts),
         }
 
     def object_path(self, digest: Digest) -> Path | None:

@@ -42,6 +42,8 @@ class Owners:
     """Of their inference servers."""
     silent: tuple[str, ...] = ()
     """Ids of those that do not say where they serve, so that they cannot be asked."""
+    parts: int = 0
+    """How many parts it lies in, where it does: then only hosts that were asked to load the whole can answer."""
 
 
 class Forwarder:
@@ -78,7 +80,7 @@ class Forwarder:
         try:
             owners = await self._owners(name)
             if not owners.urls and not owners.silent:
-                raise unknown
+                raise _only_in_parts(name, owners.parts) if owners.parts else unknown
             return await self._asked(owners, request, name, bytes(body))
         finally:
             self._under_way -= 1
@@ -165,7 +167,13 @@ def owners_of(data: bytes) -> Owners:
     return Owners(
         tuple(URL(url) for url in urls if isinstance(url, str) and url.startswith(("http://", "https://"))),
         tuple(str(each.get("id"))[:64] for each, url in zip(found, urls, strict=True) if not url),
+        parts if isinstance(parts := document.get("parts"), int) and parts > 1 else 0,
     )
+
+
+def _only_in_parts(name: str, parts: int) -> ModelUnavailable:
+    how = f"a host that is to answer for it has to load the whole: POST /v1/models/{name}/load to its daemon"
+    return ModelUnavailable(model=name, reason=f"it lies in {parts} parts and whole on no host; {how}")
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
