@@ -426,7 +426,13 @@ class Assembly:
 
     @cached_property
     def reader(self) -> ReadThrough:
-        return ReadThrough(book=self.book, store=self.store, stager=self.stager, keeper=self.keeper)
+        return ReadThrough(
+            book=self.book,
+            store=self.store,
+            stager=self.stager,
+            keeper=self.keeper,
+            came=lambda name: self.activator.wake({name}),
+        )
 
     @cached_property
     def flips(self) -> Flips:

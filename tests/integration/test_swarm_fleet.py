@@ -83,7 +83,8 @@ def test_replicas_complete_from_each_other_when_the_primary_dies(fleet: Fleet) -
     digest = f"b3:{blake3(data).hexdigest()}"
     primary.put("big.bin", data)
     until(lambda: union_bytes(others, digest) == SIZE, "replicas that hold all of it together", 40)
-    assert not any(have(each, digest)["held"] for each in others), "none of them is done"
+    # On a slow machine one may be done by now, which takes nothing from what the others have to show.
+    assert not all(have(each, digest)["held"] for each in others), "some of them are not done"
     primary.kill()
     until(lambda: all(each.active("big") == 1 for each in others), "the version on all that live", 40)
     assert all(list(sha256_of(each.tree("big"))) == ["big.bin"] for each in others)  # type: ignore[arg-type]

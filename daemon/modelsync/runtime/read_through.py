@@ -21,13 +21,20 @@ MAX_PULLS = 64
 
 
 class ReadThrough:
-    """Gets single files from where they lie."""
+    """Gets single files from where they lie.
 
-    def __init__(self, *, book: Book, store: VersionStore, stager: Stager, keeper: Keeper) -> None:
+    Args:
+        came: told of each model of which a file has come: what lies here is another now, and may be more than has room.
+    """
+
+    def __init__(
+        self, *, book: Book, store: VersionStore, stager: Stager, keeper: Keeper, came: Callable[[ModelName], None]
+    ) -> None:
         self._book = book
         self._store = store
         self._stager = stager
         self._keeper = keeper
+        self._came = came
         self._pulls: dict[Digest, asyncio.Future[None]] = {}
         self._progress: dict[Digest, Progress] = {}
 
@@ -69,7 +76,7 @@ class ReadThrough:
         progress = self._progress[entry.digest] = Progress(total_bytes=entry.size_bytes, into=self._stager.received)
         pull = asyncio.ensure_future(asyncio.to_thread(self._pull_leased, manifest, digest, entry, part, progress))
         self._pulls[entry.digest] = pull
-        pull.add_done_callback(self._forget(entry.digest))
+        pull.add_done_callback(self._forget(manifest.model, entry.digest))
         return pull
 
     def _pull_leased(
@@ -80,11 +87,12 @@ class ReadThrough:
                 self._store.require_space(entry.size_bytes)
                 self._stager.pull_file(manifest, entry, progress, part)
 
-    def _forget(self, digest: Digest) -> Callable[[asyncio.Future[None]], None]:
+    def _forget(self, name: ModelName, digest: Digest) -> Callable[[asyncio.Future[None]], None]:
         def done(pull: asyncio.Future[None]) -> None:
             del self._pulls[digest], self._progress[digest]
             if not pull.cancelled():
                 pull.exception()  # whoever waits has it; without anybody it is no fault of ours
+                self._came(name)
 
         return done
 
