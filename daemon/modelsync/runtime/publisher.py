@@ -1,7 +1,7 @@
 """The primary's writes: versions, wishes, and the restoring of a Redis that lost what this node has on disk.
 
-One lock orders them all. Every write is fenced by the lease's grant and carries the next id; a write whose answer was
-lost is settled (sent again, unchanged) before the next one may take its id.
+One lock orders them all. Every write is fenced by the lease's grant and carries the next id; one whose answer was lost is
+settled (``appending``) before the next one may take its id.
 """
 
 from __future__ import annotations
@@ -21,14 +21,9 @@ from modelsync.core import manifest as manifests
 from modelsync.core.catalog import ModelRecord, VersionRecord, WishChange
 from modelsync.core.commands import Command
 from modelsync.core.errors import (
-    AuthorityLost,
     CatalogBehind,
     DigestMismatch,
-    LeaseLost,
-    ModelsyncError,
     NoPrimary,
-    RedisUnavailable,
-    VersionConflict,
 )
 from modelsync.core.fleet import FleetRecord, Term
 from modelsync.core.ids import Digest, EntryId, FleetName, ModelName, NodeId, Version
@@ -38,6 +33,7 @@ from modelsync.core.rollout import orders as rollout_orders
 from modelsync.core.rollout.orders import Start
 from modelsync.core.storage.modes import Placement
 from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published, ReceivedFile, SourceFile, VersionStore
+from modelsync.runtime.appending import Appending
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
 
@@ -48,8 +44,6 @@ RecordChange = Callable[[ModelRecord, EntryId], ModelRecord]
 
 INLINE_MANIFEST_BYTES = 4096
 """A manifest up to this size goes along in the log: a replica then saves a request before it can begin to pull."""
-SETTLE_TRIES = 5
-SETTLE_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,6 @@ class Publisher:
     ) -> None:
         self._initial = initial
         self._depot = depot
-        self._alarm = alarm
         self.fleet = fleet
         self._node = node
         self._book = book
@@ -102,7 +95,7 @@ class Publisher:
         self._on_published = on_published
         self._start_of = start_of
         """How a publish of a model by somebody begins its rollout; None: every host switches as soon as it can."""
-        self._unsettled: Change | None = None
+        self._log = Appending(catalog_, alarm)
         self.guard = asyncio.Lock()
         """Held while anything is written to the catalog, and not while bytes are copied."""
         self.gate = Gate()
@@ -309,7 +302,7 @@ class Publisher:
         """The first entry of an epoch: who is primary now, and why (returned). Raises LeaseLost, RedisUnavailable."""
         async with self.guard:
             authority = self._require_authority()
-            self._unsettled = None  # of an earlier epoch: the script would refuse its id
+            self._log.forget()
             record = self._book.fleet
             why = fleets.why_term(record, self._node)
             term = Term(authority.epoch, self._node, self._clock.wall_ms(), why)
@@ -330,7 +323,7 @@ class Publisher:
     async def _write_fleet(self, authority: Authority, after: FleetRecord, event: str, kind: str, note: str) -> None:
         text = announcement(event, self.fleet, authority.epoch, str(after.id), node=self._node, why=note)
         entry = {"kind": kind, "by": self._node, "note": note}
-        await self._append(authority, Change(after.id, "", None, None, entry, fleets.to_fields(after), (), text))
+        await self._log.append(authority, Change(after.id, "", None, None, entry, fleets.to_fields(after), (), text))
         await self._book.commit_fleet(after)
 
     async def restore(self) -> list[ModelName]:
@@ -409,45 +402,15 @@ class Publisher:
         change = Change(
             after.id, after.name, version, str(digest) if digest else None, log_fields, written, removed, text
         )
-        await self._append(authority, change)
+        await self._log.append(authority, change)
         await self._book.commit(after, after.id)
         self._on_published(after.name)
 
-    async def _append(self, authority: Authority, change: Change) -> None:
-        unanswered = self._unsettled is change
-        for attempt in range(SETTLE_TRIES):
-            try:
-                await self._catalog.append(authority, change)
-                self._unsettled = None
-                return
-            except RedisUnavailable:
-                self._unsettled, unanswered = change, True
-                if attempt == SETTLE_TRIES - 1:
-                    raise
-                await asyncio.sleep(SETTLE_PAUSE_S)
-            except ModelsyncError as error:
-                # Refused, so it was not written and its id is free; but where the lease alone was missing, an earlier
-                # try whose answer was lost may stand in the log.
-                self._unsettled = change if unanswered and isinstance(error, LeaseLost) else None
-                self._note_refusal(change, error)
-                raise
-
-    def _note_refusal(self, change: Change, error: ModelsyncError) -> None:
-        if isinstance(error, VersionConflict):
-            self._alarm("version.two_digests", f"version {change.version} of {change.model}")
-        elif isinstance(error, AuthorityLost):
-            self._alarm("write.refused", f"{change.id}, {change.model or 'the fleet'}: {error}")
-
     async def _settle(self) -> None:
-        """Find out what became of a write whose answer was lost, before its id can be taken by another."""
-        change = self._unsettled
-        if change is None:
-            return
-        authority = self._require_authority()
-        if change.id.epoch == authority.epoch:
-            await self._append(authority, change)
-        self._unsettled = None
-        await self._book.refresh(lambda names: None, everything=True)
+        """A write whose answer was lost comes before any other."""
+        if self._log.unsettled is not None:
+            await self._log.settle(self._require_authority())
+            await self._book.refresh(lambda names: None, everything=True)
 
 
 def _require_content(draft: Draft, content: Digest) -> None:
