@@ -1,7 +1,7 @@
 """The primary's writes: versions, wishes, and the restoring of a Redis that lost what this node has on disk.
 
-One lock orders them all. Every write is fenced by the lease's grant and carries the next id; one whose answer was lost is
-settled (``appending``) before the next one may take its id.
+One lock orders them all. Every write is fenced by the lease's grant and carries the next id; one whose answer was lost
+is settled (``appending``) before the next one may take its id.
 """
 
 from __future__ import annotations
