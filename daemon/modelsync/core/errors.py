@@ -351,7 +351,7 @@ class NoSuchFleet(RemoteFault):
 
 @dataclass(eq=False)
 class TimedOut(RemoteFault):
-    """It was not done within the time limit; what had been reached is given."""
+    """It was not done within the time limit, and may yet be done; what had been reached is given."""
 
     what: str
     reached: str
