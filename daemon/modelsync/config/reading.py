@@ -41,10 +41,14 @@ def dotted(*keys: str) -> str:
 def described(value: object) -> str:
     """A value's type and its beginning, for a fault."""
     kind = next((name for type_, name in _TYPES if isinstance(value, type_)), "a date or time")
-    if isinstance(value, (list, dict)):
-        return kind
-    text = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-    return f"{kind} ({json.dumps(text[:80]) if isinstance(value, str) else text[:80]})"
+    return kind if isinstance(value, (list, dict)) else f"{kind} ({written(value)})"
+
+
+def written(value: object) -> str:
+    """A value's beginning as TOML has it, for a fault that is not one of its type."""
+    if isinstance(value, str):
+        return json.dumps(value[:80])
+    return (str(value).lower() if isinstance(value, bool) else str(value))[:80]
 
 
 class Faults:
@@ -128,7 +132,7 @@ class Section:
         if value is None:
             return default
         if not low <= value <= high:
-            self.fault(key, f"is {described(value)}; {right} would be right")
+            self.fault(key, f"is {written(value)}; {right} would be right")
             return default
         return value
 
@@ -138,7 +142,7 @@ class Section:
         if value is None:
             return default
         if not low <= value <= high:  # NaN lies within nothing
-            self.fault(key, f"is {described(value)}; {right} would be right")
+            self.fault(key, f"is {written(value)}; {right} would be right")
             return default
         return float(value)
 
@@ -146,7 +150,7 @@ class Section:
         right = " or ".join(json.dumps(choice) for choice in choices)
         value = self.text(key, default, right)
         if value not in choices:
-            self.fault(key, f"is {described(value)}; {right} would be right")
+            self.fault(key, f"is {written(value)}; {right} would be right")
             return default
         return value
 
@@ -156,7 +160,7 @@ class Section:
         if value is None:
             return default
         if not value.startswith("/") or "\0" in value or ".." in value.split("/"):
-            self.fault(key, f"is {described(value)}; {right} without .. would be right")
+            self.fault(key, f"is {written(value)}; {right} without .. would be right")
             return default
         return Path(value)
 
@@ -182,7 +186,8 @@ class Section:
         except BadName as bad:
             self.fault(key, f"{bad.value} is not a legal {bad.kind}: {bad.rule}")
         except ValueError as error:
-            self.fault(key, f"is {described(value if shown is None else shown)}; {error}")
+            given = value if shown is None else shown
+            self.fault(key, f"is {written(given) if isinstance(given, str) else described(given)}; {error}")
         return default
 
     def finish(self, elsewhere: Mapping[str, str] | None = None) -> None:
