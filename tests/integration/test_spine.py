@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_the_same_bytes_again_are_a_no_op_that_says_so(fleet: Fleet) -> None:
     assert [v["version"] for v in json.loads(fleet.run("history", "m", "--json").stdout)] == [1]
 
 
+def received_bytes(daemon: Daemon) -> int:
+    """What this host has pulled since it was started."""
+    with urllib.request.urlopen(f"{daemon.url}/metrics", timeout=5) as response:
+        found = re.search(r"^modelsync_received_bytes_total (\S+)$", response.read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(float(found.group(1)))
+
+
 def test_history_pin_rollback_and_update_by_command(fleet: Fleet) -> None:
     alpha, beta = fleet.add("alpha"), fleet.add("beta")
     meta = alpha.root / "meta.json"
@@ -101,12 +110,16 @@ def test_history_pin_rollback_and_update_by_command(fleet: Fleet) -> None:
     newest = json.loads(fleet.run("history", "m", "--json").stdout)[0]
     assert (newest["version"], newest["author"], newest["note"], newest["size_bytes"]) == (3, "ada", "note 3", 1)
     assert json.loads(fleet.run("show", "m", "3", "--json").stdout)["metadata"] == {"auc": 0.97, "rows": 12}
+    until(lambda: live(beta, "m", b"3"), "version 3")
+    pulled = received_bytes(beta)
+    assert pulled > 0
     fleet.run("rollback", "m")
     for daemon in (alpha, beta):
         until(lambda d=daemon: live(d, "m", b"2"), "version 2")
         assert (daemon.live / "m" / "previous").resolve().joinpath("m.bin").read_bytes() == b"3"
     fleet.run("pin", "m", "1")
     until(lambda: live(beta, "m", b"1"), "version 1")
+    assert received_bytes(beta) == pulled, "what is retained is not pulled again"
     alpha.put("m.bin", b"4")
     until(lambda: beta.status()["models"][0]["head"] == 4, "version 4 to be published")
     assert live(beta, "m", b"1"), "a pin holds"
