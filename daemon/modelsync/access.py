@@ -22,6 +22,7 @@ from modelsync.core import fleet as fleets
 from modelsync.core import status
 from modelsync.core.errors import (
     ConfigurationFault,
+    ModelsyncError,
     NoPrimary,
     NoSuchFleet,
     PeerBrokeOff,
@@ -67,7 +68,7 @@ class Target:
 _HINTS: dict[type[OSError], str] = {
     FileNotFoundError: "--config or MODELSYNC_CONFIG names another; a fleet that is named by its Redis and its name "
     "(--redis URL --fleet NAME) needs none",
-    PermissionError: "root may read it, and whoever is in the group modelsync",
+    PermissionError: "it and the secrets that it names are for root and the daemon",
 }
 
 
@@ -191,7 +192,7 @@ class Access:
                 fault = error
         try:
             others = [url for url in await self._urls() if url != self._local_url]
-        except RemoteFault as error:
+        except ModelsyncError as error:  # a password that only the daemon may read, too
             raise fault or error from None
         for url in others:
             try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modelsync import config
-from modelsync.config import Address, Config
+from modelsync.config import Address, Config, secret_files
 from modelsync.config.addresses import url_for_others
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import ModelName
@@ -460,3 +460,9 @@ def test_what_an_edit_changed_and_how_much_of_it_is_live() -> None:
 )
 def test_a_url_that_others_can_use(url: str, advertise: str, expected: str) -> None:
     assert url_for_others(url, advertise) == expected
+
+
+def test_a_credential_of_a_service_that_does_not_run_is_said() -> None:
+    fault = secret_files.secret_fault(Path("/run/credentials/none.service/token"))
+    assert fault is not None and "while the service runs" in fault
+    assert "service" not in str(secret_files.secret_fault(Path("/nonexistent/token")))

@@ -9,6 +9,8 @@ from pathlib import Path
 from modelsync.core.errors import ConfigurationFault
 
 _MAX_BYTES = 4096
+CREDENTIALS = Path("/run/credentials")
+"""Where LoadCredential= puts them."""
 
 
 def read_secret(path: Path, key: str) -> str:
@@ -33,7 +35,10 @@ def access_fault(path: Path) -> str | None:
             return f"{path} is not a regular file"
         path.open("rb").close()
     except OSError as error:
-        return f"{path} cannot be read: {os.strerror(error.errno or 0)}"
+        shown = (
+            "; systemd shows it to root alone, and while the service runs" if path.is_relative_to(CREDENTIALS) else ""
+        )
+        return f"{path} cannot be read: {os.strerror(error.errno or 0)}{shown}"
     if info.st_mode & (stat.S_IRWXO | stat.S_IWGRP):
         mode = stat.S_IMODE(info.st_mode)
         return f"{path} has mode {mode:04o}, so others can read or change the secret; chmod 600 would be right"
