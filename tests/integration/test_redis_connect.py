@@ -15,8 +15,9 @@ import pytest
 from redis import exceptions as faults
 
 from modelsync.core.errors import ConfigurationFault, MalformedMessage, RedisRefused, RedisUnavailable
-from modelsync.edges.redis.connect import connect, redis_faults
+from modelsync.edges.redis.connect import connect
 from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.faults import redis_faults
 
 
 @pytest.fixture

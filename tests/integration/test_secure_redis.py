@@ -85,6 +85,7 @@ def test_tls_with_an_authority_of_our_own(tmp_path: Path) -> None:
         try:
             until(stranger.alive, "it to come up without Redis")
             until(lambda: "certificate" in stranger.status()["redis"].lower(), "it to say what it does not trust")
+            assert "security.redis_tls_ca_file" in stranger.status()["redis"]
         finally:
             stranger.end()
 

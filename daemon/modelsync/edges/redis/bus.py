@@ -17,7 +17,7 @@ from typing import Any
 from modelsync.core.errors import ModelsyncError, RedisRefused, RedisUnavailable
 from modelsync.core.ids import FleetName, NodeId
 from modelsync.core.messages import MAX_ANNOUNCEMENT_BYTES, announcement, hints
-from modelsync.edges.redis.connect import redis_faults
+from modelsync.edges.redis.faults import redis_faults
 from modelsync.ports import CommandHeard, Marked, Subscribed, Woken
 
 PING_EVERY_S = 5.0

@@ -25,7 +25,7 @@ from modelsync.core.fleet import FleetRecord
 from modelsync.core.ids import ZERO_ID, EntryId, FleetName, ModelName, NodeId, model_name, node_id
 from modelsync.core.status import NodeReport
 from modelsync.core.swarm.neighbours import Labels
-from modelsync.edges.redis.connect import redis_faults
+from modelsync.edges.redis.faults import redis_faults
 from modelsync.edges.redis.lease import lease_view
 from modelsync.ports import Authority, Beats, CatalogRead, Change, Glance, LogChanges
 

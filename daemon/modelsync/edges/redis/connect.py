@@ -1,7 +1,7 @@
 """Clients of Redis: the URL forms that the configuration takes, one time limit, no hidden retries, Sentinel followed.
 
-This file alone knows how a connection is made and which of redis-py's exceptions means what. Retries belong to
-runtime: redis-py's own (3, with back-off) would make one lost packet longer than a lease.
+This file alone knows how a connection is made; what redis-py's exceptions mean is ``faults``. Retries belong to runtime:
+redis-py's own (3, with back-off) would make one lost packet longer than a lease.
 
 Sentinel is asked directly rather than through redis-py's pool. That pool believes the first sentinel that answers,
 which after a partition may be the one that missed the failover, and it never asks again while an old master keeps the
@@ -16,7 +16,6 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -28,7 +27,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 
-from modelsync.core.errors import ConfigurationFault, MalformedMessage, RedisRefused, RedisUnavailable
+from modelsync.core.errors import ConfigurationFault
+from modelsync.edges.redis.faults import reason_of
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
@@ -87,40 +87,6 @@ def connect(
         kind = SSLConnection if address.tls else Connection
         options["host"], options["port"] = address.hosts[0]
     return Redis.from_pool(ConnectionPool(connection_class=kind, **options))
-
-
-@contextlib.asynccontextmanager
-async def redis_faults(operation: str) -> AsyncIterator[None]:
-    """Translate redis-py's exceptions. Raises RedisUnavailable, RedisRefused, MalformedMessage.
-
-    Refused credentials are subclasses of redis-py's ConnectionError; for an operator they are a refusal.
-
-    A cancellation that redis-py lost is raised here after all: it sends through ``asyncio.wait_for``, which before
-    Python 3.12 returns its result instead where both come in one turn of the loop (CPython issue 86296), and the task
-    would go on for good.
-    """
-    task = asyncio.current_task()
-    asked = task.cancelling() if task else 0
-    try:
-        yield
-    except (faults.AuthenticationError, faults.AuthorizationError) as error:
-        raise RedisRefused(operation=operation, reason=_reason(error)) from error
-    except (faults.ConnectionError, faults.TimeoutError, OSError) as error:  # OSError: also the built-in TimeoutError
-        raise RedisUnavailable(operation=operation, reason=_reason(error)) from error
-    except faults.InvalidResponse as error:
-        reason = f"{_reason(error)}; is it a Redis that listens there?"
-        raise MalformedMessage(what=f"reply to {operation}", reason=reason) from error
-    except (UnicodeError, ValueError) as error:
-        raise MalformedMessage(what=f"reply to {operation}", reason=_reason(error)) from error
-    except faults.RedisError as error:
-        raise RedisRefused(operation=operation, reason=_reason(error)) from error
-    finally:
-        if task is not None and task.cancelling() > asked:
-            raise asyncio.CancelledError
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:200]
 
 
 # --- the URL --------------------------------------------------------------------------------------------------------
@@ -254,7 +220,9 @@ class _Master:
         answers = await asyncio.gather(*(self._ask(sentinel) for sentinel in self._sentinels), return_exceptions=True)
         known = [answer for answer in answers if not isinstance(answer, BaseException)]
         if not known:
-            said = "; ".join(dict.fromkeys(_reason(answer) for answer in answers if isinstance(answer, BaseException)))
+            said = "; ".join(
+                dict.fromkeys(reason_of(answer) for answer in answers if isinstance(answer, BaseException))
+            )
             raise faults.ConnectionError(f"no sentinel knows a master {self._name!r}: {said}")
         _, host, port = max(known)
         return host, port

@@ -17,7 +17,8 @@ from modelsync.core.election.lease import HANDOFF, LEASE_STATES, NO_LEASE, RELEA
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import MAX_INTEGER, FleetName, NodeId, node_id
 from modelsync.core.messages import announcement
-from modelsync.edges.redis.connect import connect, redis_faults
+from modelsync.edges.redis.connect import connect
+from modelsync.edges.redis.faults import redis_faults
 from modelsync.ports import Authority, LeaseView
 
 TIMEOUT_S = 0.3
