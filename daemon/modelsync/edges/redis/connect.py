@@ -1,7 +1,7 @@
 """Clients of Redis: the URL forms that the configuration takes, one time limit, no hidden retries, Sentinel followed.
 
-This file alone knows how a connection is made; what redis-py's exceptions mean is ``faults``. Retries belong to runtime:
-redis-py's own (3, with back-off) would make one lost packet longer than a lease.
+This file alone knows how a connection is made; what redis-py's exceptions mean, ``faults`` does. Retries belong to
+runtime: redis-py's own (3, with back-off) would make one lost packet longer than a lease.
 
 Sentinel is asked directly rather than through redis-py's pool. That pool believes the first sentinel that answers,
 which after a partition may be the one that missed the failover, and it never asks again while an old master keeps the
