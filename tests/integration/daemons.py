@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-from modelsync.edges.redis.embedded import EmbeddedRedis
+from modelsync.edges.redis.embedded import EmbeddedRedis, lasting_port
 
 FLEET = "test"
 
@@ -35,12 +35,10 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> A
 def free_port() -> int:
     """A port that is free, and the one two above it too: `up` puts its embedded Redis there."""
     while True:
-        with socket.socket() as probe, socket.socket() as after:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                after.bind(("127.0.0.1", port + 2))
-                return port
+        port = lasting_port("127.0.0.1")
+        with socket.socket() as after, contextlib.suppress(OSError, OverflowError):
+            after.bind(("127.0.0.1", port + 2))
+            return port
 
 
 class Daemon:

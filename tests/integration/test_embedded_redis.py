@@ -171,3 +171,11 @@ def test_a_killed_parent_takes_the_server_along_if_it_was_asked_to(tmp_path: Pat
         assert connection.recv(100) == b"+PONG\r\n"
     os.kill(pid, signal.SIGTERM)
     assert gone_within(pid, 5)
+
+
+def test_its_port_is_none_that_an_outgoing_connection_could_take_meanwhile() -> None:
+    """Else a killed server might not get its own port back on a busy host."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = {embedded_redis.lasting_port("127.0.0.1") for _ in range(50)}
+    assert len(ports) > 40, "not always the same: several are started at once"
+    assert first < 20_000 or max(ports) < first

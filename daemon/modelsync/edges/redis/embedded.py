@@ -14,6 +14,7 @@ import fcntl
 import importlib.metadata
 import ipaddress
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,8 @@ from modelsync.core.errors import ConfigurationFault, EmbeddedRedisFailed, State
 _POLL_S = 0.01
 _LOCK_WAIT_S = 3.0
 """How long a server whose parent was just killed may take to let go of its data."""
+_KERNEL_S_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT = 10_000
 
 _TIED_TO_PARENT = """\
 import ctypes, os, sys
@@ -131,7 +134,7 @@ class EmbeddedRedis:
         binary = server_binary()
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._port is None and self._unix_socket is None:
-            self._port = _free_port(self._host)
+            self._port = lasting_port(self._host)
         # The child inherits the lock: a server that outlives us keeps its append-only file to itself.
         lock = _locked(self._data_dir / "lock")
         try:
@@ -242,8 +245,16 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _free_port(host: str) -> int:
+def lasting_port(host: str) -> int:
+    """A free port below those that the kernel gives to outgoing connections: one of these could be gone when a server
+    that was stopped, or killed, wants its own port again."""
+    first = int(_KERNEL_S_PORTS.read_text().split()[0]) if _KERNEL_S_PORTS.exists() else 0
+    tries = random.sample(range(_LOWEST_PORT, first), 50) if first >= 2 * _LOWEST_PORT else []
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in tries:
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
     with socket.socket(family) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
