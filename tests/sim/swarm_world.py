@@ -171,8 +171,12 @@ class World:
         plan = host.plan
         if plan is None or not host.alive or host.done_s is not None:
             return
-        for effect in plan.next_effects(self.now_s):
+        effects = plan.next_effects(self.now_s)
+        for effect in effects:
             self._do(host, effect)
+        if looks := [effect.peer for effect in effects if isinstance(effect, ReadMap)]:
+            self.looks += len(looks)
+            self._at(self.now_s + 2 * self.latency_s, lambda: self._read(host, looks))
         if plan.done:
             host.done_s = self.now_s
         elif plan.stuck(self.now_s):
@@ -201,22 +205,20 @@ class World:
             self._at(self.now_s + self.latency_s, lambda: self._begin(host, effect))
         elif isinstance(effect, AbandonRun):
             host.open[effect.ask] = True
-        elif isinstance(effect, ReadMap):
-            self.looks += 1
-            self._at(self.now_s + 2 * self.latency_s, lambda: self._read(host, effect.peer))
 
-    def _read(self, host: Host, name: str) -> None:
-        peer = self.hosts[name]
-        peer.up.carry(LOOK_BYTES, self.now_s)
-        if host.plan is None:
-            return
-        if not peer.alive:
-            host.plan.step(PeerSilent(name), self.now_s)
-        else:
-            held = peer.plan.held if peer.plan is not None else 0
-            pulling = peer.plan is not None and peer.done_s is None
-            coming = peer.plan.coming if peer.plan is not None else 0
-            host.plan.step(PeerHas(name, held, pulling, coming), self.now_s)
+    def _read(self, host: Host, names: Sequence[str]) -> None:
+        for name in names:
+            peer = self.hosts[name]
+            peer.up.carry(LOOK_BYTES, self.now_s)
+            if host.plan is None:
+                continue
+            if not peer.alive:
+                host.plan.step(PeerSilent(name), self.now_s)
+            else:
+                held = peer.plan.held if peer.plan is not None else 0
+                pulling = peer.plan is not None and peer.done_s is None
+                coming = peer.plan.coming if peer.plan is not None else 0
+                host.plan.step(PeerHas(name, held, pulling, coming), self.now_s)
         self._wake(host, self.now_s + TURN_S)
 
     # --- bytes -------------------------------------------------------------------------------------------------------

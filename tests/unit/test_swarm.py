@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sim import swarm_world
 from tests.sim.swarm_world import PRIMARY, World
 
 from modelsync.core.swarm import neighbours, shares
@@ -370,6 +371,38 @@ def test_what_the_fleet_holds_together_outlives_the_primary(replicas: int, seed:
         assert all(host.done_s is not None for host in world.replicas)
     else:
         assert all(host.done_s is not None or host.gave_up_s is not None for host in world.replicas)
+
+
+class Restless(Swarm):
+    """Works out anew at each turn what to ask for, whatever has or has not happened."""
+
+    def next_effects(self, now_s: float) -> list[Effect]:
+        self._changed = True
+        return super().next_effects(now_s)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    replicas=st.integers(2, 14),
+    chunks=st.integers(1, 100),
+    seed=st.integers(0, 2**32),
+    racks=st.sampled_from([0, 2]),
+    dies=st.floats(0.1, 3.0),
+)
+def test_what_is_not_worked_out_again_would_have_been_nothing(
+    replicas: int, chunks: int, seed: int, racks: int, dies: float
+) -> None:
+    asked = []
+    for kind in (Swarm, Restless):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(swarm_world, "Swarm", kind)
+            world = World(replicas=replicas, chunks=chunks, chunk_bytes=MIB, rate_bytes_per_s=20e6, seed=seed,
+                          racks=racks, keep_asks=True)  # fmt: skip
+            world.run(until_s=dies)
+            world.hosts["r0"].alive = False
+            world.run(until_s=3600)
+        asked.append([(host.id, host.asks, host.done_s) for host in world.replicas])
+    assert asked[0] == asked[1]
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 6])

@@ -25,6 +25,8 @@ SLOW_S = 30.0
 MIN_RATE_BYTES_PER_S = 64 << 10
 """Below it a peer is as good as silent: 1 GiB would take four hours and a half."""
 _SMOOTHING = 0.3
+_MOMENT_S = 1e-6
+"""More than what is lost when numbers of seconds are rounded."""
 
 
 @dataclass(slots=True)
@@ -87,12 +89,29 @@ class KnownPeer:
     def is_unheard(self, now_s: float) -> bool:
         """Whether it may be pulling, and has not had the time to say so."""
         unknown = not (self.answered or self.complete or self.lied or self.failures)
-        return unknown and now_s - self.since_s < HEAR_S
+        return unknown and now_s < self.heard_at_s
 
     @property
     def might_pull(self) -> bool:
         """Whether it could begin to pull, if it has not: what is asked of a source by then, it gets late."""
         return not (self.complete or self.lied or self.failures)
+
+    @property
+    def standing(self) -> tuple[bool, ...]:
+        """What the properties here make of it, but for what time and single chunks change."""
+        return (self.complete, self.answered, self.failures > 0, self.pulling, self.pulled, self.has != 0)
+
+    @property
+    def heard_at_s(self) -> float:
+        """When ``is_unheard`` is over."""
+        return self.since_s + HEAR_S
+
+    def changes_at_s(self) -> tuple[float, ...]:
+        """When ``shares``, ``expects``, ``usable`` or its merit may turn out otherwise by time alone."""
+        counted_until_s = max(self.grew_s, self.since_s) + STUCK_S if self.answered else self.since_s + GRACE_S
+        expected_until_s = self.grew_s + COMING_S if self.coming else 0.0
+        turns_s = (counted_until_s + _MOMENT_S, expected_until_s + _MOMENT_S, self.heard_at_s)
+        return (*turns_s, self.retry_at_s, self.slow_until_s)
 
     @property
     def to_be_read(self) -> bool:

@@ -17,8 +17,8 @@ from __future__ import annotations
 from modelsync.core.swarm import shares
 from modelsync.core.swarm.choice import Offer, in_order, offers, rarity, run_of
 from modelsync.core.swarm.messages import AbandonRun, AskRun, Effect, ReadMap
-from modelsync.core.swarm.peers import HEAR_S, KnownPeer
-from modelsync.core.swarm.runs import HEDGE_S, OpenRun, is_late, is_still
+from modelsync.core.swarm.peers import KnownPeer
+from modelsync.core.swarm.runs import HEDGE_S, OpenRun, is_due, is_late, is_still
 from modelsync.core.swarm.state import SwarmState
 
 ALONE_BYTES = 256 << 20
@@ -54,8 +54,10 @@ class Swarm(SwarmState):
     def next_effects(self, now_s: float) -> list[Effect]:
         """What to begin and what to break off, given all that has happened."""
         effects: list[Effect] = [*self._abandon()]
-        if len(self._open) < self._limits.in_all and self._wanted():
+        news = self._changed or now_s >= self._same_until_s
+        if news and len(self._open) < self._limits.in_all and self._wanted():
             effects += self._runs(now_s)
+            self._changed, self._same_until_s = False, self._next_change_s(now_s)
         effects += self._hedges(now_s)
         effects += self._help_oneself(now_s)
         effects += self._looks(now_s)
@@ -63,19 +65,34 @@ class Swarm(SwarmState):
 
     def wake_s(self, now_s: float) -> float:
         """When to ask for effects again if nothing happens before."""
-        times = [peer.look_at_s for peer in self._peers.values() if peer.to_be_read]
-        times += [peer.retry_at_s for peer in self._peers.values() if peer.retry_at_s > now_s]
-        times += [peer.since_s + HEAR_S for peer in self._peers.values() if peer.is_unheard(now_s)]
-        pauses = [run.mark_s + HEDGE_S for run in self._open.values()]
+        times = []
+        for peer in self._peers.values():
+            if peer.to_be_read:
+                times.append(peer.look_at_s)
+            if peer.retry_at_s > now_s:
+                times.append(peer.retry_at_s)
+            if peer.is_unheard(now_s):
+                times.append(peer.heard_at_s)
+        again_s = now_s + _AGAIN_S  # what did not help now will not in a moment
+        if self._open and self._limits.hedges:
+            times.append(max(again_s, min([run.mark_s for run in self._open.values()]) + HEDGE_S))
         if self._idle_since_s is not None:
-            pauses.append(self._idle_since_s + self._patience_s(now_s))
-        times += [max(at_s, now_s + _AGAIN_S) for at_s in pauses]  # what did not help now will not in a moment
+            times.append(max(again_s, self._idle_since_s + self._patience_s(now_s)))
         return max(now_s, min(times, default=now_s + STALL_S))
 
+    def _next_change_s(self, now_s: float) -> float:
+        """When time alone may let something be asked for that may not be now."""
+        times = [at_s for peer in self._peers.values() for at_s in peer.changes_at_s() if at_s > now_s]
+        return min(times, default=float("inf"))
+
     def _abandon(self) -> list[AbandonRun]:
+        if not self._overtaking:
+            return []
+        self._overtaking = False
         lost = [run for run in self._open.values() if run.overtaken and not run.abandoned]
         for run in lost:
             run.abandoned, run.pending = True, 0
+            self._changed = True
         return [AbandonRun(run.ask.ask) for run in lost]
 
     # --- whose turn it is --------------------------------------------------------------------------------------------
@@ -173,8 +190,13 @@ class Swarm(SwarmState):
     def _hedges(self, now_s: float) -> list[AskRun]:
         """Ask a second peer for what a request that stands still would bring; at the end also what is merely late."""
         asks: list[AskRun] = []
+        if not self._limits.hedges:
+            return asks
         last = not self._wanted()
         hedged = [run for run in self._open.values() if run.ask.hedge]
+        may_be_late = last and len(hedged) < self._limits.hedges
+        if not may_be_late and not [run for run in self._open.values() if is_due(run, now_s)]:
+            return asks
         twice = 0
         for run in hedged:
             twice |= run.pending
@@ -206,8 +228,8 @@ class Swarm(SwarmState):
 
     def _help_oneself(self, now_s: float) -> list[AskRun]:
         """After a while without anything to do: take one block that was another's to take."""
-        wanted = self._wanted()
-        if self._open or not wanted:
+        wanted = 0 if self._open else self._wanted()
+        if not wanted:
             self._idle_since_s = None
             return []
         if self._idle_since_s is None:
@@ -228,7 +250,7 @@ class Swarm(SwarmState):
         return PATIENCE_S * (1 + rank / 4) * 0.5 ** min(self._helped, 20)
 
     def _looks(self, now_s: float) -> list[ReadMap]:
-        due = [peer for peer in self._peers.values() if peer.to_be_read and peer.look_at_s <= now_s]
+        due = [peer for peer in self._peers.values() if peer.look_at_s <= now_s and peer.to_be_read]
         for peer in due:
             peer.looking = True
         return [ReadMap(peer.id) for peer in due] if self._missing else []

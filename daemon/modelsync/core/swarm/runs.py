@@ -30,9 +30,14 @@ class OpenRun:
     abandoned: bool = False
 
 
+def is_due(run: OpenRun, now_s: float) -> bool:
+    """Whether it is time to look at whether a request moves."""
+    return now_s - run.mark_s >= HEDGE_S
+
+
 def is_still(run: OpenRun, now_s: float) -> bool:
     """Whether a request has brought next to nothing for a while; looked at once every ``HEDGE_S``."""
-    if now_s - run.mark_s < HEDGE_S:
+    if not is_due(run, now_s):
         return False
     if run.size_bytes - run.mark_bytes < MIN_RATE_BYTES_PER_S * (now_s - run.mark_s):
         return True

@@ -66,11 +66,19 @@ class SwarmState:
         self._idle_since_s: float | None = None
         self._helped = 0
         self._shares: dict[frozenset[str], int] = {}
+        self._changed = True
+        """Whether something has happened by which more may be asked for than when that was last worked out."""
+        self._overtaking = False
+        """Whether a request is to be broken off, as what it would bring has come from elsewhere."""
+        self._same_until_s = 0.0
+        """If nothing happens, until then there is nothing more to ask for."""
 
     # --- what has happened -------------------------------------------------------------------------------------------
 
     def step(self, event: Event, now_s: float) -> None:
         """Take one event in. Those of requests and peers that are no longer known are ignored."""
+        if not isinstance(event, PeerHas | Arrived | ChunkDone):  # most say nothing new: see there
+            self._changed = True
         match event:
             case PeersSeen():
                 self._see(event, now_s)
@@ -130,7 +138,10 @@ class SwarmState:
         if event.chunks & self._missing & ~peer.has:
             self._news_s = now_s
         everything = self._everything
+        before = peer.standing
+        others = ((event.chunks ^ peer.has) | (event.coming ^ peer.coming)) & self._missing
         peer.told(event.chunks & everything, everything, event.pulling, event.coming, self._missing, now_s)
+        self._changed = self._changed or bool(others) or peer.standing != before
 
     def _done(self, ask: int, chunk: int, now_s: float) -> None:
         bit = 1 << chunk
@@ -144,6 +155,7 @@ class SwarmState:
         run = self._open.get(ask)
         peer = self._peers.get(run.ask.peer) if run is not None else None
         if run is not None and peer is not None:
+            self._changed = self._changed or peer.failures > 0
             peer.failures = 0
             run.delivered_bytes += self._sizes[chunk]
             run.size_bytes = max(run.size_bytes, run.delivered_bytes)
@@ -151,7 +163,7 @@ class SwarmState:
                 self._helped = 0
 
     def _overtaken(self, run: OpenRun, now_s: float) -> None:
-        run.overtaken = True
+        run.overtaken = self._overtaking = self._changed = True
         if not run.ask.hedge and run.ask.peer in self._peers:
             self._peers[run.ask.peer].was_slow(now_s)
 
