@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from tests.integration.daemons import until
+from tests.integration.marked import alive, marked
 
 from modelsync.edges.gates import cage, seccomp
 from modelsync.edges.gates.cage import Ended, Limits
 
 MIB = 1 << 20
+
+HANGS, LEFT, MANY, CANCELLED, ORPHANED, OUTRUN = (marked(number) for number in range(6))
 
 
 def run(*argv: str, **limits: Any) -> Ended:
@@ -28,19 +31,6 @@ def shell(script: str, **limits: Any) -> Ended:
 
 def python(script: str, **limits: Any) -> Ended:
     return run(sys.executable, "-c", script, **limits)
-
-
-def alive(mark: str) -> list[str]:
-    """Processes whose command line holds the mark."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if mark in line and "pytest" not in line:
-            found.append(line)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -80,13 +70,13 @@ def test_a_service_that_may_not_be_nice_has_a_cage_all_the_same() -> None:
 
 
 def test_one_that_hangs_is_killed_with_all_that_it_started() -> None:
-    ended = shell("setsid sleep 7771 & (setsid sleep 7771 &) ; sleep 7771")
-    assert ended.fault == "ran longer than 1 s" and not alive("sleep 7771")
+    ended = shell(f"setsid sleep {HANGS} & (setsid sleep {HANGS} &) ; sleep {HANGS}")
+    assert ended.fault == "ran longer than 1 s" and not alive(f"sleep {HANGS}")
 
 
 def test_what_it_leaves_behind_ends_with_it() -> None:
-    ended = shell("(setsid sh -c 'sleep 7772; :' &) ; exit 0", timeout_s=30)
-    assert ended.why is None and not alive("sleep 7772")
+    ended = shell(f"(setsid sh -c 'sleep {LEFT}; :' &) ; exit 0", timeout_s=30)
+    assert ended.why is None and not alive(f"sleep {LEFT}")
 
 
 def test_a_flood_is_dropped_and_its_ends_are_kept() -> None:
@@ -112,17 +102,17 @@ def test_memory_of_one_process_and_of_many() -> None:
 
 def test_too_many_processes() -> None:
     ended = python(
-        "import os, time\nfor _ in range(7): os.fork()\ntime.sleep(60 + 0 * 7773)", processes=40, timeout_s=20
+        f"import os, time\nfor _ in range(7): os.fork()\ntime.sleep(60 + 0 * {MANY})", processes=40, timeout_s=20
     )
-    assert ended.fault == "started more than 40 processes" and not alive("0 * 7773")
+    assert ended.fault == "started more than 40 processes" and not alive(f"0 * {MANY}")
 
 
 def test_processes_that_beget_and_die_are_outrun() -> None:
     # Each is gone before it can be listed and has left another: bounded here, so that a failure harms nobody.
-    script = "import os\nfor _ in range(3000):  # 7776\n    if os.fork():\n        os._exit(0)"
+    script = f"import os\nfor _ in range(3000):  # {OUTRUN}\n    if os.fork():\n        os._exit(0)"
     ended = python(script, timeout_s=0.3)
     assert (ended.fault or "").startswith("ran longer") or ended.code == 0
-    assert not alive("# 7776")
+    assert not alive(f"# {OUTRUN}")
 
 
 @pytest.mark.skipif(not seccomp.available(), reason="no table of system calls for this architecture")
@@ -156,25 +146,25 @@ def sleeping(mark: str) -> list[str]:
 
 def test_a_daemon_that_cancels_takes_it_along() -> None:
     async def cancel() -> None:
-        task = asyncio.create_task(cage.run(["/bin/sleep", "7774"], {}, Limits(60)))
+        task = asyncio.create_task(cage.run(["/bin/sleep", CANCELLED], {}, Limits(60)))
         async with asyncio.timeout(10):
-            while not sleeping("7774"):
+            while not sleeping(CANCELLED):
                 await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancel())
-    assert not sleeping("7774")
+    assert not sleeping(CANCELLED)
 
 
 def test_a_daemon_that_dies_takes_it_along() -> None:
     script = (
         "import asyncio\nfrom modelsync.edges.gates.cage import *\n"
-        "asyncio.run(run(['/bin/sleep', '7775'], {}, Limits(60)))"
+        f"asyncio.run(run(['/bin/sleep', '{ORPHANED}'], {{}}, Limits(60)))"
     )
     daemon = subprocess.Popen([sys.executable, "-c", script])
-    until(lambda: sleeping("7775"), "the program to run")
+    until(lambda: sleeping(ORPHANED), "the program to run")
     daemon.kill()
     daemon.wait()
-    until(lambda: not sleeping("7775"), "the program to end with its daemon")
+    until(lambda: not sleeping(ORPHANED), "the program to end with its daemon")

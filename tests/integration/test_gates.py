@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import pickle
 import signal
 import sys
@@ -16,6 +15,9 @@ from typing import Any
 
 import pytest
 from tests.integration.daemons import Daemon, Fleet, until
+from tests.integration.marked import alive, marked
+
+MARK = marked(0)
 
 
 @pytest.fixture
@@ -112,8 +114,8 @@ def test_a_cut_pickle_is_turned_down_before_the_swap_and_not_tried_again(fleet: 
 def test_the_operators_command_and_what_it_may_not_do(fleet: Fleet, tmp_path: Path) -> None:
     check = tmp_path / "check"
     check.write_text(
-        "#!/bin/sh\nkill -9 $PPID; kill -9 -1\nsetsid sleep 600 &\n"
-        "case $(cat $MODELSYNC_TREE/m.bin) in\nhang) sleep 600;;\nflood) yes;;\n"
+        f"#!/bin/sh\nkill -9 $PPID; kill -9 -1\nsetsid sleep {MARK} &\n"
+        f"case $(cat $MODELSYNC_TREE/m.bin) in\nhang) sleep {MARK};;\nflood) yes {MARK};;\n"
         'bad) echo "no good: $MODELSYNC_VERSION" >&2; exit 4;;\nesac\n'
     )
     check.chmod(0o755)
@@ -128,9 +130,7 @@ def test_the_operators_command_and_what_it_may_not_do(fleet: Fleet, tmp_path: Pa
         assert reason in rejected(alpha, number)
         assert content(alpha) == [b"good"]
     assert process is not None and process.poll() is None, "it killed nobody"
-    assert not [args for args in _processes() if "sleep 600" in args or args.startswith("yes")], (
-        "and left nobody behind"
-    )
+    assert not alive(MARK), "and left nobody behind"
 
 
 def test_a_validator_that_eats_memory_and_hooks_that_misbehave(fleet: Fleet, tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_a_validator_that_eats_memory_and_hooks_that_misbehave(fleet: Fleet, tmp
         f"eat) exec {sys.executable} -c 'x = bytearray(1 << 30); print(sum(x))';;\nesac\n"
     )
     hook.write_text(
-        "#!/bin/sh\ncase $(cat $MODELSYNC_TREE/m.bin) in\nhang) trap '' TERM INT HUP; sleep 611;;\n"
-        "fork) while :; do setsid sleep 612 & done;;\nflood) yes >&2;;\n"
+        f"#!/bin/sh\ncase $(cat $MODELSYNC_TREE/m.bin) in\nhang) trap '' TERM INT HUP; sleep {MARK};;\n"
+        f"fork) while :; do setsid sleep {MARK} & done;;\nflood) yes {MARK} >&2;;\n"
         "kill) kill -9 $PPID; kill -9 -1; exit 9;;\nesac\n"
     )
     for script in (eater, hook):
@@ -159,19 +159,9 @@ def test_a_validator_that_eats_memory_and_hooks_that_misbehave(fleet: Fleet, tmp
         assert rejected(alpha, number), data
         until(lambda: content(alpha) == [b"good"], "version 1 again")
     assert alpha.process is not None and alpha.process.poll() is None, "the daemon lives"
-    until(lambda: not [args for args in _processes() if "sleep 61" in args or args.startswith("yes")], "nobody is left")
+    until(lambda: not alive(MARK), "nobody is left")
     alpha.put("m.bin", b"better")
     until(lambda: content(alpha) == [b"better"] and line(alpha)["state"] == "active", "the next good version")
-
-
-def _processes() -> list[str]:
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
 
 
 def test_a_version_that_its_server_refuses_is_rolled_back_and_the_old_one_loaded_again(
