@@ -155,7 +155,7 @@ def _recover(fleet: Fleet, size_bytes: int, result: Result) -> None:
         flush=True,
     )
     result.figures["recover"] = {"copied_s": copied_s, "busiest_s": busiest_s, "together_s": together_s, "given": given}
-    result.bars.append(Bar("redundancy back", copied_s / busiest_s, 1.5, "x the bandwidth's limit"))
+    result.bars.append(Bar("redundancy back", copied_s / together_s, 1.5, "x what all links need together"))
 
 
 def _replaced(primary: Daemon, before: dict[str, list[str]], dead: str) -> bool:
