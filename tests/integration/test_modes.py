@@ -32,8 +32,8 @@ def shared(store: Path, more: str = "") -> str:
     return f'[storage]\nmode = "shared"\nurl = "file://{store}"\n{more}'
 
 
-def partitioned(copies: int) -> str:
-    return f'[storage]\nmode = "partitioned"\ncopies = {copies}\nreplace_after_s = 11\n'
+def partitioned(copies: int, replace_after_s: int = 11) -> str:
+    return f'[storage]\nmode = "partitioned"\ncopies = {copies}\nreplace_after_s = {replace_after_s}\n'
 
 
 def placed(daemon: Daemon, name: str) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def three(fleet: Fleet, sections: str) -> list[Daemon]:
 
 
 def test_a_model_lies_on_its_owners_is_read_through_elsewhere_and_outlives_one_of_them(fleet: Fleet) -> None:
-    nodes = three(fleet, partitioned(2))
+    nodes = three(fleet, partitioned(2, replace_after_s=1))
     data = os.urandom(5_500_000)
     nodes[0].put("fraud.bin", data)
     until(lambda: len(owners(nodes[0], "fraud")) == 2, "it to be placed")
@@ -266,6 +266,7 @@ def test_all_owners_lost_is_said_and_ends_when_one_returns(fleet: Fleet) -> None
     until(lambda: nodes[0].tree(name) is None, "the primary to let go")
     owner.kill()
     nodes[0].kill()  # it still holds what it published
+    fleet.redis.delete(fleet.key(f"node:{owner.name}"), fleet.key("node:one"))  # as after a while without reports
     (last,) = [node for node in nodes if node not in (owner, nodes[0])]
     until(lambda: "no living node holds" in placed(last, name).get("trouble", ""), "the state to be said", 40)
     owner.start()

@@ -242,12 +242,17 @@ class Fleet:
             if node.cut:
                 self._return(node)
             node.full_until_s = 0.0
+        still = 0
         for _ in range(200):
+            before = (dict(self.owners), self.outcome.moved_bytes, bool(self.pulling))
             self.now_s += STEP_S
             self._place()
             self._pull()
             self._let_go()
             self._report()
+            still = still + 1 if before == (self.owners, self.outcome.moved_bytes, False) else 0
+            if still * STEP_S > 2 * GRACE_S:
+                break  # nor would anything happen later
         living = {key: self._living(key) for key in self.items}
         lost = sum(not nodes for nodes in living.values())
         short = moves.under_replicated(self.items.values(), living, len(self._places()))

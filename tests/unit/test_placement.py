@@ -62,6 +62,16 @@ def test_copies_lie_in_different_zones() -> None:
             assert len({zone[node] for node in owners}) == 2
 
 
+def test_a_zone_that_joins_later_is_given_its_copies() -> None:
+    items = _models(5)
+    left = [Place("a", zone="left"), Place("b", zone="left")]
+    before = arranged(items, left, {})
+    after = arranged(items, [*left, Place("c", zone="right"), Place("d", zone="right", accepting=False)], before)
+    assert all("c" in owners and len(owners) == 2 for owners in after.values())
+    full = arranged(items, [*left, Place("c", zone="right", accepting=False)], before)
+    assert full == before, "nobody there could take them"
+
+
 def test_more_copies_than_nodes_are_as_many_as_there_are_nodes() -> None:
     owners = arranged([Item("m", 10, 5)], EIGHT[:3], {})
     assert sorted(owners["m"]) == ["node-0", "node-1", "node-2"]

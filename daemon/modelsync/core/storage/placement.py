@@ -107,6 +107,8 @@ class _Table:
     owners: dict[str, list[str]] = field(default_factory=dict)
     load: dict[str, int] = field(init=False)
     owned: dict[str, set[Item]] = field(init=False)
+    open_zones: set[str] = field(init=False)
+    """With a node that accepts."""
     given: dict[str, float] = field(init=False)
     """By node, the bytes that it was given to receive, over its share of all that is to be received."""
     part: dict[str, float] = field(init=False)
@@ -117,6 +119,7 @@ class _Table:
         self.nodes = {place.id: place for place in self.places}
         self.load = dict.fromkeys(self.nodes, 0)
         self.owned = {node: set() for node in self.nodes}
+        self.open_zones = {place.zone for place in self.places if place.accepting}
         total = sum(item.size_bytes * min(item.copies, len(self.nodes)) for item in self.items)
         weights = sum(place.weight for place in self.places if place.accepting) or 1.0
         self.fair = {node: max(1.0, total * place.weight / weights) for node, place in self.nodes.items()}
@@ -136,13 +139,18 @@ class _Table:
         self.owned[node].discard(item)
 
     def keep(self, item: Item, before: Sequence[str], held: Mapping[str, Collection[str]] | None) -> None:
-        """Let owners go on; of more than ``copies`` those that add a zone, then those that hold it, stay."""
+        """Let owners go on; of more than ``copies`` those that add a zone, then those that hold it, stay.
+
+        A second one in a zone goes where a zone without any could take it: one that joined after all was placed.
+        """
         self.owners[item.key] = []
         holders = set(before) if held is None else set(held.get(item.key, ()))
         left = [n for n in before if n in self.nodes and (n in holders or self.nodes[n].accepting)]
         while left and len(self.owners[item.key]) < item.copies:
             zones = self._zones_of(item)
             best = min(left, key=lambda n: (self.nodes[n].zone in zones, n not in holders, left.index(n)))
+            if self.nodes[best].zone in zones and self.open_zones - zones:
+                return
             left.remove(best)
             self.give(item, best)
 
