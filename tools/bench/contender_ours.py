@@ -52,6 +52,8 @@ class Ours:
         before = primary.current(MODEL)
         if source.is_dir():
             shutil.copytree(source, ready)
+            if before:
+                (primary.models / MODEL).rename(self._fleet.root / "gone")
             ready.rename(primary.models / MODEL)
         else:
             shutil.copyfile(source, ready)

@@ -50,7 +50,7 @@ class Directory:
         self.source = self.served / source.name
         shutil.copytree(source, self.source, copy_function=os.link) if source.is_dir() else os.link(source, self.source)
         if old is not None:
-            shutil.copyfile(old, self.got)
+            shutil.copytree(old, self.got) if old.is_dir() else shutil.copyfile(old, self.got)
 
     @property
     def got(self) -> Path:
@@ -130,7 +130,15 @@ class Rsync(Directory):
     def fetch(self) -> None:
         how = "--no-whole-file" if self.got.exists() else "--whole-file"
         # --ignore-times: the copy may have the size and second of the new file, which it would take for unchanged
-        command = ["rsync", "-r", "--ignore-times", how, "--fsync", f"rsync://127.0.0.1:{PORT}/m/{self.source.name}"]
+        command = [
+            "rsync",
+            "-r",
+            "--delete",
+            "--ignore-times",
+            how,
+            "--fsync",
+            f"rsync://127.0.0.1:{PORT}/m/{self.source.name}",
+        ]
         subprocess.run([*command, f"{self.target}/"], check=True)
 
 
@@ -215,7 +223,7 @@ class Casync(Directory):
 
     needs = ("casync",)
     verified = "by chunk"
-    trees = False
+    trees = False  # without an old version it is not run
 
     def prepare(self, source: Path, old: Path | None) -> None:
         assert old is not None
@@ -224,9 +232,10 @@ class Casync(Directory):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         self._stores = [work / "old.castr", work / "new.castr"]
+        self._index = work / ("new.caidx" if self.source.is_dir() else "new.caibx")
         for path, store in zip((old, self.source), self._stores, strict=True):
-            self._run("make", f"--store={store}", work / f"{store.stem}.caibx", path)
-        self.wire_bytes = self._wire(work / "new.caibx")
+            self._run("make", f"--store={store}", work / f"{store.stem}{self._index.suffix}", path)
+        self.wire_bytes = self._wire(self._index)
 
     def _wire(self, index: Path) -> int:
         had = {path.name for path in self._stores[0].glob("*/*")}
@@ -238,8 +247,10 @@ class Casync(Directory):
         return self.wire_bytes
 
     def fetch(self) -> None:
-        work, fresh = self.root / "work", self.target / "fresh"
-        self._run("extract", f"--store={self._stores[1]}", f"--seed={self.got}", work / "new.caibx", fresh)
+        fresh = self.target / "fresh"
+        self._run("extract", f"--store={self._stores[1]}", f"--seed={self.got}", self._index, fresh)
+        if self.got.is_dir():
+            self.got.rename(self.root / "work" / "gone")
         fresh.rename(self.got)
         sync(self.got)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from payload import write_random
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neural_network import MLPClassifier
@@ -33,6 +34,14 @@ def inserted(old: Path, new: Path) -> None:
         after.write(before.read(1000) + random.Random(3).randbytes(64))
         while data := before.read(BLOCK):
             after.write(data)
+
+
+def edited(root: Path, size_bytes: int, edit: Callable[[Path, Path], None]) -> Iterator[Path]:
+    """Bytes that nothing can compress, edited once."""
+    write_random(root / "before", size_bytes)
+    yield root / "before"
+    edit(root / "before", root / "after")
+    yield root / "after"
 
 
 def _safetensors(path: Path, tensors: dict[str, np.ndarray], note: str = "") -> None:
