@@ -60,6 +60,8 @@ class Target:
             return configuration.load(Path(self.config_file))
         except ConfigurationFault as fault:
             hint = next((text for kind, text in _HINTS.items() if isinstance(fault.__cause__, kind)), None)
+            if self.redis is not None and hint is not None:
+                hint = "this command is about one host, which --config or MODELSYNC_CONFIG names"
             if hint is None:
                 raise
             raise ConfigurationFault(fault.source, (*fault.faults, hint)) from fault
