@@ -71,6 +71,22 @@ def test_garbage_is_previewed_and_then_goes(fleet: Fleet) -> None:
     assert "removed 0 trees" in cli(alpha, "gc").stdout
 
 
+def test_a_version_that_the_fleet_forgets_stays_where_it_runs(fleet: Fleet) -> None:
+    """A host's own pin is not the fleet's business, so `delete` does not refuse it; garbage collection must."""
+    alpha = fleet.add("alpha", "keep = 1\n[pins]\nm = 1\n")
+    for number in (1, 2, 3):
+        publish(fleet, alpha, b"%d" % number * 1000, {}, "")
+    until(lambda: alpha.active("m") == 1, "the pin")
+    fleet.run("delete", "m", "1")
+    gone = json.loads(cli(alpha, "gc", "--json").stdout)
+    assert gone["trees"] <= 1, "of 2 at most"
+    assert (alpha.live / "m" / "current" / "m.bin").read_bytes() == b"1" * 1000
+    alpha.stop()
+    alpha.start()
+    until(alpha.alive, "alpha again")
+    assert (alpha.live / "m" / "current" / "m.bin").read_bytes() == b"1" * 1000
+
+
 def test_what_a_disk_damaged_is_found_and_pulled_anew(fleet: Fleet) -> None:
     alpha, beta = fleet.add("alpha"), fleet.add("beta")
     publish(fleet, alpha, b"good" * 5000, {}, "")
