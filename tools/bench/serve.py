@@ -4,7 +4,8 @@
 each answers and at which 99th percentile; and how many requests fail while the model is updated fifty times under load
 (a switched link for ours, new files and a load by the repository API for MLServer). MLServer lives in an environment of
 its own, .cache/mlserver, which is made the first time. It runs with its worker process, without, and without but
-joining requests; the fastest is what ours is measured against. Ours that joins requests (batch_delay_s = 0) is shown.
+joining requests. Like is measured against like: ours against the fastest of MLServer's that joins none, ours that joins
+those that have come anyway (batch_delay_s = 0) against MLServer's that joins. Ours with two workers is shown.
 
 ``loads``: see serve_beside.py.
 """
@@ -117,20 +118,20 @@ def running(name: str, directory: Path, port: int, command: list[str], environ: 
         process.wait()
 
 
-def ours(work: Path, *, joined: bool = False) -> contextlib.AbstractContextManager[Server]:
-    directory = work / ("ours-joined" if joined else "ours")
+def ours(work: Path, *, joined: bool = False, workers: int = 1) -> contextlib.AbstractContextManager[Server]:
+    directory = work / f"ours-{workers}{'-joined' if joined else ''}"
     live = directory / "live"
     live.mkdir(parents=True)
     update_ours(live, 0)
     port = free_port()
     command = [sys.executable, "-m", "modelsync.serve", "--live", str(live), "--listen", f"127.0.0.1:{port}"]
-    command += ["--trust-pickle", "all", "--preload", "*"]
+    command += ["--trust-pickle", "all", "--preload", "*", "--workers", str(workers)]
     if joined:
         config = directory / "modelsync.toml"
         fleet = '[fleet]\nname = "bench"\nredis = "embedded"\n'
         config.write_text(f"{fleet}[serve]\nbatch_rows = 64\nbatch_delay_s = 0\n")
         command += ["--config", str(config)]
-    name = "modelsync-serve, joining" if joined else "modelsync-serve"
+    name = f"modelsync-serve{', two workers' if workers == 2 else ''}{', joining' if joined else ''}"
     return running(name, directory, port, command, {})
 
 
@@ -246,14 +247,15 @@ def updated_under_load(server: Server, options: Any) -> dict[str, Any]:
 def measure_mlserver(work: Path, options: Any) -> tuple[list[Bar], dict[str, Any]]:
     with contextlib.ExitStack() as stack:
         us, joining = stack.enter_context(ours(work)), stack.enter_context(ours(work, joined=True))
+        pairs = [stack.enter_context(ours(work, joined=joined, workers=2)) for joined in (False, True)]
         theirs = [
             stack.enter_context(mlserver(work, workers, joined=joined))
             for workers, joined in ((1, False), (0, False), (0, True))
         ]
-        servers = [us, joining, *theirs]
+        servers = [us, joining, *pairs, *theirs]
         throughput(servers, options)
         updates = {server.name: updated_under_load(server, options) for server in (us, *theirs[:2])}
-    best = max(theirs, key=lambda server: median(server.rates))
+    best = max(theirs[:2], key=lambda server: median(server.rates))
     form = "binary tensors" if options.binary else "JSON"
     print(f"{options.rows} rows of {FEATURES} in {form}, {options.connections} connections, {os.cpu_count()} cores\n")
     rows = [
@@ -269,12 +271,19 @@ def measure_mlserver(work: Path, options: Any) -> tuple[list[Bar], dict[str, Any
     ]
     table(("", "requests/s", "p50 ms", "p99 ms", "failed", f"failed in {UPDATES} updates"), rows)
     bars = [
-        Bar(f"requests a second of {best.name} as a share of ours", ratio(best.rates, us.rates), 1 / 1.5, "x"),
-        Bar(f"our p99 beside {best.name}'s", ratio(us.p99s, best.p99s), 1.0, "x"),
+        *_against(us, best),
+        *_against(joining, theirs[2]),
         Bar(f"our requests that failed during {UPDATES} updates", updates[us.name]["failed"], 0, ""),
         Bar("our requests that failed at all", us.failed, 0, ""),
     ]
     return bars, {server.name: {"runs": server.runs, "updates": updates.get(server.name)} for server in servers}
+
+
+def _against(us: Server, them: Server) -> list[Bar]:
+    return [
+        Bar(f"requests a second of {them.name} as a share of {us.name}'s", ratio(them.rates, us.rates), 1 / 1.5, "x"),
+        Bar(f"p99 of {us.name} beside that of {them.name}", ratio(us.p99s, them.p99s), 1.0, "x"),
+    ]
 
 
 def _shown(updates: dict[str, Any] | None) -> str:
