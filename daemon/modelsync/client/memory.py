@@ -183,9 +183,10 @@ class Memory:
         with self.lock:
             remains, self._remains = self._remains, []
             gives_back, self._gives_back = self._gives_back, False
-        pace = self.pace(UNWAITED_REST)
-        for each in remains:
-            each.free(pace.stand_back)
+        if remains:
+            pace = self.pace(UNWAITED_REST)
+            for each in remains:
+                each.free(pace.stand_back)
         if gives_back:
             _give_back()
 
