@@ -116,6 +116,9 @@ def test_a_host_whose_daemon_is_away(fleet: Fleet, tmp_path: Path) -> None:
 
     assert "active on alpha" in on_beta("history", "fraud").stdout
     assert on_beta("alias", "fraud", "stable", "1").returncode == 0
+    (tmp_path / "other.bin").write_bytes(b"other")
+    published = on_beta("publish", "other", str(tmp_path / "other.bin"), "--wait", "1")
+    assert published.returncode == 0, published.stderr
     for words, code, says in (
         (("gc",), 5, beta.url),
         (("scrub",), 5, beta.url),
