@@ -111,8 +111,8 @@ def publish(
         LibraryMissing: what writes the format is not installed.
         TimedOut: published, but not yet held by as many nodes; it says by how many.
         PolicyRefusal, VersionConflict: the primary refused it.
-        PeerUnavailable, RedisUnavailable, NoPrimary: the fleet was not reached; nothing was published, as far as is known
-            (PeerBrokeOff: it may have been).
+        PeerUnavailable, RedisUnavailable, NoPrimary: the fleet was not reached; nothing was published (after a
+            PeerBrokeOff it may have been).
     """
     checked_name = model_name(name)
     checked_version = version_of(version) if version is not None else None
