@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from functools import cached_property
 from typing import Any
 
+import structlog
+
 from modelsync.config import Config
 from modelsync.core.catalog import ModelRecord
 from modelsync.core.errors import ModelsyncError, PeerUnavailable
@@ -252,6 +254,7 @@ class Assembly:
             loop.call_soon_threadsafe(self.alarms.raised, "peer.lied", peer)
 
         fetcher.suspects.accused = accused
+        fetcher.opener.refused = lambda reason: structlog.get_logger().info("direct_writes.refused", reason=reason)
         return fetcher
 
     def _peer_headers(self) -> dict[str, str]:

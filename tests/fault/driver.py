@@ -22,6 +22,7 @@ from tests.unit.test_catalog import record
 from modelsync.core import manifest as manifests
 from modelsync.core.errors import ModelsyncError
 from modelsync.core.ids import Digest
+from modelsync.core.manifest import CHUNK_BYTES
 from modelsync.edges.disk import store as store_file
 from modelsync.edges.disk.catalog_files import CatalogFiles
 from modelsync.edges.disk.durable import replace_file
@@ -58,7 +59,8 @@ def publish(root: Path, _: str) -> None:
 def pull(root: Path, url: str) -> None:
     """What a replica does: steps 1 to 8. The manifest's digest, which Redis would say, lies beside STATE."""
     store, live = opened(root)
-    fetcher, progress, peers = Fetcher(store, RateLimiter()), Progress(), [Peer("primary", url)]
+    fetcher = Fetcher(store, RateLimiter(), direct_from_bytes=CHUNK_BYTES, room_bytes=lambda: 0)
+    progress, peers = Progress(), [Peer("primary", url)]
     try:
         digest = Digest.parse((root / "wanted").read_text())
         manifest = manifests.decode(fetcher.document(digest, peers, 1 << 20, progress))

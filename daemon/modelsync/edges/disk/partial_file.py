@@ -6,10 +6,8 @@ Every function raises OSError; the caller translates.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +17,19 @@ from blake3 import blake3
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
 from modelsync.edges.disk import durable
+from modelsync.edges.disk.direct import buffer_of
 
 WRITE_BYTES = 64 << 10
 """Of one pwrite(2). 1 MiB at once the kernel puts into one large folio, which on a virtual machine is memory that the
 host has taken back: 0.65 s for 256 MiB, against 0.05 s in pieces that recycled pages serve."""
+
+Read = Callable[[memoryview, int], int]
+"""Into a buffer from an offset of the file: how many bytes. Raises OSError."""
+
+
+def reader(descriptor: int) -> Read:
+    """Reads of a file, through the page cache."""
+    return lambda into, offset: os.preadv(descriptor, [into], offset)
 
 
 def open_partial(path: Path, size_bytes: int) -> int:
@@ -31,7 +38,12 @@ def open_partial(path: Path, size_bytes: int) -> int:
     if descriptor is None:
         descriptor = durable.create_file(path, 0o600)
     try:
-        if os.fstat(descriptor).st_size != size_bytes:
+        found_bytes = os.fstat(descriptor).st_size
+        if (
+            size_bytes < found_bytes < size_bytes + CHUNK_BYTES
+        ):  # the zeros after a last chunk that was written directly
+            os.ftruncate(descriptor, size_bytes)
+        elif size_bytes != found_bytes:
             os.ftruncate(descriptor, 0)
             if size_bytes > CHUNK_BYTES:  # for one chunk it only gives the fsync an extent to convert
                 os.posix_fallocate(descriptor, 0, size_bytes)
@@ -56,7 +68,9 @@ def _reopened(path: Path) -> int | None:
         os.close(reader)
 
 
-def verified_chunks(descriptor: int, entry: FileEntry, chunks: Sequence[Digest], go_on: Callable[[], None]) -> set[int]:
+def verified_chunks(
+    descriptor: int, read: Read, entry: FileEntry, chunks: Sequence[Digest], go_on: Callable[[], None]
+) -> set[int]:
     """Which chunks of a partial file are right already. Rehashing needs no journal that could itself be torn.
 
     Args:
@@ -64,14 +78,14 @@ def verified_chunks(descriptor: int, entry: FileEntry, chunks: Sequence[Digest],
     Raises: OSError.
     """
     verified: set[int] = set()
-    buffer = memoryview(bytearray(min(entry.chunk_bytes, entry.size_bytes)))
+    buffer = buffer_of(min(entry.chunk_bytes, entry.size_bytes) or 1)
     position = 0
     while (found := _next_data(descriptor, position)) is not None and found < entry.size_bytes:
         go_on()
         index = found // entry.chunk_bytes
         offset, size = entry.chunk_range(index)
         data = buffer[:size]
-        if os.preadv(descriptor, [data], offset) == size and blake3(data).digest() == chunks[index].raw:
+        if read(data, offset) == size and blake3(data).digest() == chunks[index].raw:
             verified.add(index)
         position = offset + size
     return verified
@@ -111,22 +125,22 @@ class RunningHash:
                 self._hasher.update(data)
                 self.position += len(data)
 
-    def catch_up(self, descriptor: int, offset: int) -> None:
+    def catch_up(self, read: Read, offset: int) -> None:
         """Read what lies before an offset and was not fed; the caller knows that it is right. Raises OSError."""
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer = buffer_of(CHUNK_BYTES)
         with self._guard:
             while self.position < offset:
-                size = os.preadv(descriptor, [buffer[: offset - self.position]], self.position)
+                size = read(buffer[: offset - self.position], self.position)
                 if not size:
                     return
                 self._hasher.update(buffer[:size])
                 self.position += size
 
-    def read_rest(self, descriptor: int) -> Digest:
+    def read_rest(self, read: Read) -> Digest:
         """Read what was not fed, and the digest of it all. Raises OSError."""
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+        buffer = buffer_of(CHUNK_BYTES)
         with self._guard:
-            while size := os.preadv(descriptor, [buffer], self.position):
+            while size := read(buffer, self.position):
                 self._hasher.update(buffer[:size])
                 self.position += size
             return Digest(self._hasher.digest())
@@ -135,9 +149,9 @@ class RunningHash:
 class HashBeside(threading.Thread):
     """Finish a file's digest while another thread waits for its fsync."""
 
-    def __init__(self, descriptor: int, whole: RunningHash) -> None:
+    def __init__(self, read: Read, whole: RunningHash) -> None:
         super().__init__(name="hash-beside", daemon=True)
-        self._descriptor = descriptor
+        self._read = read
         self._whole = whole
         self._digest: Digest | None = None
         self._error: OSError | None = None
@@ -145,7 +159,7 @@ class HashBeside(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._digest = self._whole.read_rest(self._descriptor)
+            self._digest = self._whole.read_rest(self._read)
         except OSError as error:
             self._error = error
 
@@ -155,57 +169,3 @@ class HashBeside(threading.Thread):
             raise self._error
         assert self._digest is not None, "the thread ends with a digest or an error"
         return self._digest
-
-
-class HashAfter:
-    """Feed a file's digest in a thread, behind another that verifies and writes; they hand buffers to each other.
-
-    Args:
-        covers: whether every byte from an offset to another is verified: then it may be read for the digest.
-        buffers: of a chunk's size each.
-    """
-
-    def __init__(
-        self,
-        descriptor: int,
-        whole: RunningHash,
-        covers: Callable[[int, int], bool],
-        buffers: Sequence[memoryview],
-    ) -> None:
-        self._descriptor = descriptor
-        self._whole = whole
-        self._covers = covers
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        self._full: queue.SimpleQueue[tuple[int, memoryview, int] | None] = queue.SimpleQueue()
-        for buffer in buffers:
-            self._free.put(buffer)
-        self._thread = threading.Thread(target=self._run, name="hash-after", daemon=True)
-
-    def __enter__(self) -> HashAfter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._full.put(None)
-        self._thread.join()
-
-    def buffer(self) -> memoryview:
-        """One to fill; waits until one is free."""
-        return self._free.get()
-
-    def give_back(self, buffer: memoryview) -> None:
-        self._free.put(buffer)
-
-    def feed(self, offset: int, buffer: memoryview, size: int) -> None:
-        """Verified bytes at an offset of the file; the buffer is free again when they are hashed."""
-        self._full.put((offset, buffer, size))
-
-    def _run(self) -> None:
-        while (item := self._full.get()) is not None:
-            offset, buffer, size = item
-            position = self._whole.position
-            with contextlib.suppress(OSError):  # whoever finishes the digest reads it again, and meets the fault
-                if position < offset and self._covers(position, offset):
-                    self._whole.catch_up(self._descriptor, offset)
-            self._whole.feed(offset, buffer[:size])
-            self._free.put(buffer)

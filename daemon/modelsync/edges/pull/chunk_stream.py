@@ -1,6 +1,6 @@
-"""The bytes of one answer into a file: received, verified while hot, and only then written and counted.
+"""The bytes of one answer into a file: received, verified while hot, and only then handed on to be written and counted.
 
-One buffer of a chunk's size is reused; recv, BLAKE3 and pwrite all release the GIL. This file must not know who is
+Buffers of a chunk's size go round; recv, BLAKE3 and pwrite all release the GIL. This file must not know who is
 asked for what (fetch orders that), nor what an answer's head must look like (connections).
 """
 
@@ -18,17 +18,16 @@ from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer.chunk_map import ChunkMap
 from modelsync.core.transfer.ranges import Run
-from modelsync.edges.disk import durable, partial_file
+from modelsync.edges.disk.chunk_writer import ChunkWriter
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.partial_file import RunningHash
 from modelsync.edges.pull.attempt import Attempt
 from modelsync.edges.pull.codec import Undecodable
 from modelsync.edges.pull.connections import read_exactly
 from modelsync.edges.pull.framed import Framed
+from modelsync.edges.pull.placing import Placing
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Peer, Progress
-
-_WRITEBACK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,19 @@ class FilePull:
     path: Path
     descriptor: int
     progress: Progress
+    writer: ChunkWriter
+    threads: bool = False
+    """Whether it is written beside whoever receives."""
     whole: RunningHash = field(default_factory=RunningHash)
     """The file's own digest, as far as its bytes came in order."""
     verified: ChunkMap = field(init=False)
+    placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "verified", ChunkMap(self.starts, self.entry.size_bytes))
+        verified = ChunkMap(self.starts, self.entry.size_bytes)
+        placing = Placing(self.entry, self.writer, self.whole, verified, self.progress, threads=self.threads)
+        object.__setattr__(self, "verified", verified)
+        object.__setattr__(self, "placing", placing)
 
     @property
     def starts(self) -> range:
@@ -79,26 +85,33 @@ def receive(
         DiskFull, DiskFailed: the file must be discarded.
         TimedOut: cancelled.
     """
-    framed = isinstance(response, Framed)
-    buffer = memoryview(bytearray(0 if framed else pull.entry.chunk_bytes))
-    written_from = run.byte_range(pull.entry)[0]
+    try:
+        with pull.placing.filling():
+            _receive_run(response, peer, pull, run, limiter, attempt)
+    finally:
+        with local_faults(pull.path, "write"):
+            pull.placing.settle()
+    if isinstance(response, Framed):
+        response.finish(pull.progress)
+
+
+def _receive_run(
+    response: http.client.HTTPResponse | Framed,
+    peer: Peer,
+    pull: FilePull,
+    run: Run,
+    limiter: RateLimiter,
+    attempt: Attempt | None,
+) -> None:
     for index in range(run.first, run.last + 1):
-        offset, size = pull.entry.chunk_range(index)
         if isinstance(response, Framed):
             if not _receive_frame(response, peer, pull, index, limiter, attempt):
                 if index == run.first:
                     raise PeerRefused(peer=peer.id, status=206, reason="frames that end before the first")
                 break
         else:
-            limiter.take(size, pull.progress.cancelled)
-            _receive_chunk(response, peer, pull, index, buffer[:size], attempt)
-        if attempt is not None:
-            attempt.delivered.append(index)
-        if offset + size - written_from >= _WRITEBACK_BYTES:
-            durable.start_writeback(pull.descriptor, written_from, offset + size - written_from)
-            written_from = offset + size
-    if isinstance(response, Framed):
-        response.finish(pull.progress)
+            limiter.take(pull.entry.chunk_range(index)[1], pull.progress.cancelled)
+            _receive_chunk(response, peer, pull, index, attempt)
 
 
 def _receive_frame(
@@ -114,33 +127,34 @@ def _receive_frame(
         ) from error
     if data is None:
         return False
-    _place(pull, index, data, peer)
+    _verify(pull, index, data, peer)
+    with local_faults(pull.path, "write"):
+        pull.placing.copy(index, data, attempt)
     return True
 
 
 def _receive_chunk(
-    response: http.client.HTTPResponse,
-    peer: Peer,
-    pull: FilePull,
-    index: int,
-    data: memoryview,
-    attempt: Attempt | None,
+    response: http.client.HTTPResponse, peer: Peer, pull: FilePull, index: int, attempt: Attempt | None
 ) -> None:
-    read_exactly(response, data, peer, pull.progress, attempt)
-    pull.progress.add(wire_bytes=len(data))
-    _place(pull, index, data, peer)
+    with local_faults(pull.path, "write"):
+        buffer = pull.placing.buffer()
+    try:
+        data = buffer[: pull.entry.chunk_range(index)[1]]
+        read_exactly(response, data, peer, pull.progress, attempt)
+        pull.progress.add(wire_bytes=len(data))
+        _verify(pull, index, data, peer)
+    except BaseException:
+        pull.placing.give_back(buffer)
+        raise
+    with local_faults(pull.path, "write"):
+        pull.placing.put(index, buffer, attempt)
 
 
-def _place(pull: FilePull, index: int, data: memoryview, peer: Peer) -> None:
-    """A chunk's bytes, from whichever kind of body: verified, and only then written and counted."""
+def _verify(pull: FilePull, index: int, data: memoryview, peer: Peer) -> None:
+    """A chunk's bytes, from whichever kind of body: nothing is written of them before this. Raises DigestMismatch."""
     actual = Digest(blake3(data).digest())
     if actual != pull.chunks[index]:
         raise mismatch(pull.entry.path, index, pull.chunks[index], actual, peer)
-    with local_faults(pull.path, "write"):
-        partial_file.write_at(pull.descriptor, data, pull.entry.chunk_range(index)[0])
-    pull.whole.feed(pull.entry.chunk_range(index)[0], data)
-    if pull.verified.add(index):  # else a second request for it was quicker
-        pull.progress.add(done_bytes=len(data))
 
 
 def mismatch(path: str, chunk: int | None, expected: Digest, actual: Digest, peer: Peer) -> DigestMismatch:

@@ -30,6 +30,7 @@ from modelsync.core.errors import (
 )
 from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
+from modelsync.core.past_cache import DIRECT_FROM_BYTES
 from modelsync.core.swarm.suspects import Suspects
 from modelsync.core.transfer import seeds
 from modelsync.core.transfer.ranges import Run, runs
@@ -37,10 +38,12 @@ from modelsync.core.transfer.seeds import Assembly, Layer
 from modelsync.edges.disk import partial_file
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store
+from modelsync.edges.host import page_cache
 from modelsync.edges.objectstore.client import ObjectStore
 from modelsync.edges.pull.batch_fetch import BatchPull
 from modelsync.edges.pull.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.pull.connections import Connections, read_exactly, require_going_on, without_frames
+from modelsync.edges.pull.opening import Opener
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.edges.pull.seeding import HeldChunks, Seeding
 from modelsync.edges.pull.swarm import Look, SwarmPull, Tools
@@ -65,6 +68,7 @@ class Fetcher:
         me: this node's id.
         swarm_from_bytes: objects of so many bytes are pulled from all peers at once.
         compression: ``[transfer] compression``, read anew for each request.
+        direct_from_bytes, room_bytes: as of ``Opener``.
     """
 
     def __init__(
@@ -76,6 +80,8 @@ class Fetcher:
         swarm_from_bytes: int = SWARM_FROM_BYTES,
         depot: ObjectStore | None = None,
         compression: Callable[[], Compression] = lambda: "auto",
+        direct_from_bytes: int = DIRECT_FROM_BYTES,
+        room_bytes: Callable[[], int] = page_cache.room_bytes,
     ) -> None:
         self._store = store
         self._limiter = limiter
@@ -83,6 +89,7 @@ class Fetcher:
         self.suspects = Suspects()
         self._tools = Tools(me, self._connections, limiter, self.suspects)
         self._swarm_from_bytes = swarm_from_bytes
+        self.opener = Opener(direct_from_bytes, room_bytes)
         self._held = HeldChunks(store)
         self._silent_until_s: dict[str, float] = {}
         self._guard = threading.Lock()
@@ -220,10 +227,10 @@ class Fetcher:
         progress: Progress,
         look: Look,
     ) -> None:
-        descriptor = partial_file.open_partial(partial, entry.size_bytes)  # (1)
-        try:
-            pull = FilePull(entry, chunks, partial, descriptor, progress)
-            for index in partial_file.verified_chunks(descriptor, entry, chunks, lambda: require_going_on(progress)):
+        with self.opener.opened(partial, entry, chunks, progress) as pull:  # (1)
+            read = pull.writer.read
+            going_on = partial_call(require_going_on, progress)
+            for index in partial_file.verified_chunks(pull.descriptor, read, entry, chunks, going_on):
                 pull.verified.add(index)
             progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in pull.verified))
             with self._shown(pull):
@@ -231,8 +238,6 @@ class Fetcher:
                     self._seed(pull, peers, look)
                 self._receive(pull, peers, look)  # (2)
                 self._finish(pull, partial)  # (2) and (3)
-        finally:
-            os.close(descriptor)
 
     @contextlib.contextmanager
     def _shown(self, pull: FilePull) -> Iterator[None]:
@@ -264,9 +269,9 @@ class Fetcher:
                 return
             self._receive(pull, peers, look, [plan.index for plan in plans])
             for plan in (plan for plan in plans if plan.gaps):
-                seeding.lay_out(plan)
-                self._from_any(peers, pull.progress, partial_call(self._fill_gaps, pull, plan))
-                seeding.verify(plan.index)  # not right: the whole chunk is asked for, as if there were no map
+                buffer = seeding.gather(plan)
+                self._from_any(peers, pull.progress, partial_call(self._fill_gaps, pull, plan, buffer))
+                seeding.place(plan.index, buffer)  # not right: the whole chunk is asked for, as if there were no map
             seeding.fill([plan for plan in plans if not plan.gaps])
 
     def _plans(self, pull: FilePull, peers: Sequence[Peer]) -> list[Assembly]:
@@ -290,14 +295,13 @@ class Fetcher:
         pull.progress.add(wire_bytes=aside.wire_bytes)
         return seeds.usable(layers, self._store.has)
 
-    def _fill_gaps(self, pull: FilePull, plan: Assembly, peer: Peer) -> None:
+    def _fill_gaps(self, pull: FilePull, plan: Assembly, buffer: memoryview, peer: Peer) -> None:
+        start = pull.entry.chunk_range(plan.index)[0]
         for offset, size in plan.gaps:
             self._limiter.take(size, pull.progress.cancelled)
             with self._connections.get(peer, pull.entry.digest, (offset, offset + size)) as response:
-                data = memoryview(bytearray(size))
-                read_exactly(response, data, peer, pull.progress)
+                read_exactly(response, buffer[offset - start : offset - start + size], peer, pull.progress)
             pull.progress.add(wire_bytes=size)
-            partial_file.write_at(pull.descriptor, data, offset)
 
     def _run(self, pull: FilePull, run: Run, peer: Peer) -> None:
         """Receive what is still missing of a range; an earlier peer may have delivered the beginning of it.
@@ -313,7 +317,8 @@ class Fetcher:
     def _finish(self, pull: FilePull, partial: Path) -> None:
         """Steps 2 and 3: the whole file's digest beside its fsync, then its name."""
         entry = pull.entry
-        whole = partial_file.HashBeside(pull.descriptor, pull.whole) if entry.chunk_count != 1 else None
+        pull.writer.cut()
+        whole = partial_file.HashBeside(pull.writer.read, pull.whole) if entry.chunk_count != 1 else None
         try:
             os.fchmod(pull.descriptor, 0o444)
             os.fsync(pull.descriptor)

@@ -20,16 +20,12 @@ from modelsync.core.errors import IntegrityFault
 from modelsync.core.ids import Digest
 from modelsync.core.transfer import seeds
 from modelsync.core.transfer.seeds import Assembly, Layer, Span
-from modelsync.edges.disk import durable, partial_file
-from modelsync.edges.disk.partial_file import HashAfter
 from modelsync.edges.disk.store import Store
 from modelsync.edges.pull.chunk_stream import FilePull
 from modelsync.edges.pull.connections import require_going_on
 
 _BATCH_CHUNKS = 32
-"""Between two starts of write-back."""
-_BUFFERS = 6
-"""Chunks that wait for the file's own digest, so that neither thread waits for the other for long."""
+"""Between two looks at whether the pull was cancelled, and of one range that is shared."""
 _FICLONERANGE = 0x4020940D
 """linux/fs.h, _IOW(0x94, 13, struct file_clone_range)"""
 
@@ -92,59 +88,43 @@ class Seeding:
                 os.close(descriptor)
 
     def fill(self, plans: Sequence[Assembly]) -> None:
-        """Chunks that lie here wholly, in order: each is verified, and only then written and counted.
-
-        The file's own digest is fed beside that in a thread: it is half of the work.
-        """
-        buffers = [memoryview(bytearray(self._pull.entry.chunk_bytes)) for _ in range(_BUFFERS)]
-        with HashAfter(self._pull.descriptor, self._pull.whole, self._pull.verified.covers, buffers) as after:
+        """Chunks that lie here wholly, in order: each is verified, and only then written and counted."""
+        with self._pull.placing.filling():
             for first in range(0, len(plans), _BATCH_CHUNKS):
                 require_going_on(self._pull.progress)
                 batch = plans[first : first + _BATCH_CHUNKS]
                 spans = seeds.joined([piece for plan in batch for piece in plan.pieces])
                 shared = all([self._share(span) for span in spans])
                 for plan in batch:
-                    self._fill(plan, after, shared=shared)
-                for span in spans:
-                    durable.start_writeback(self._pull.descriptor, span.offset, span.size_bytes)
+                    self._fill(plan, shared=shared)
+        self._pull.placing.settle()
 
-    def _fill(self, plan: Assembly, after: HashAfter, *, shared: bool) -> None:
+    def _fill(self, plan: Assembly, *, shared: bool) -> None:
         offset, size = self._pull.entry.chunk_range(plan.index)
-        buffer = after.buffer()
-        data = buffer[:size]
+        buffer = self._pull.placing.buffer()
         if shared:
-            whole = os.preadv(self._pull.descriptor, [data], offset) == size
+            whole = os.preadv(self._pull.descriptor, [buffer[:size]], offset) == size
         else:
-            whole = all([self._read(piece, data[piece.offset - offset :]) for piece in plan.pieces])
-        if not whole or blake3(data).digest() != self._pull.chunks[plan.index].raw:
-            after.give_back(buffer)  # it is pulled, as if it were not here
-            return
-        if not shared:
-            partial_file.write_at(self._pull.descriptor, data, offset)
-        self._count(plan.index)
-        after.feed(offset, buffer, size)
+            whole = self._gather(plan, buffer)
+        self.place(plan.index, buffer, whole=whole, written=shared)
 
-    def lay_out(self, plan: Assembly) -> None:
-        """Write the ranges of a chunk that has holes: it counts when these are filled and ``verify`` finds it right."""
-        for piece in plan.pieces:
-            data = memoryview(bytearray(piece.size_bytes))
-            if self._read(piece, data):
-                partial_file.write_at(self._pull.descriptor, data, piece.offset)
+    def gather(self, plan: Assembly) -> memoryview:
+        """A chunk that has holes: what of it lies here, in a buffer for ``place`` when they are filled."""
+        buffer = self._pull.placing.buffer()
+        self._gather(plan, buffer)
+        return buffer
 
-    def verify(self, index: int) -> bool:
-        """Count a chunk that was laid out, if it is right."""
-        offset, size = self._pull.entry.chunk_range(index)
-        data = memoryview(bytearray(size))
-        if os.preadv(self._pull.descriptor, [data], offset) != size:
-            return False
-        if blake3(data).digest() != self._pull.chunks[index].raw:
-            return False
-        self._count(index)
-        return True
+    def _gather(self, plan: Assembly, buffer: memoryview) -> bool:
+        offset = self._pull.entry.chunk_range(plan.index)[0]
+        return all([self._read(piece, buffer[piece.offset - offset :]) for piece in plan.pieces])
 
-    def _count(self, index: int) -> None:
-        self._pull.verified.add(index)
-        self._pull.progress.add(done_bytes=self._pull.entry.chunk_range(index)[1])
+    def place(self, index: int, buffer: memoryview, *, whole: bool = True, written: bool = False) -> None:
+        """Hand a chunk on if it is right; else it is pulled, as if it were not here."""
+        size = self._pull.entry.chunk_range(index)[1]
+        if whole and blake3(buffer[:size]).digest() == self._pull.chunks[index].raw:
+            self._pull.placing.put(index, buffer, written=written)
+        else:
+            self._pull.placing.give_back(buffer)
 
     def _read(self, piece: Span, into: memoryview) -> bool:
         """The bytes of a range into the beginning of a buffer; False where its base has not so many."""

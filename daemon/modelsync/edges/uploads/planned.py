@@ -124,8 +124,8 @@ class PlannedUpload:
             return
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            entry = self.plan.entry_of(number)
-            for index in partial_file.verified_chunks(descriptor, entry, entry.chunks, lambda: None):
+            entry, read = self.plan.entry_of(number), partial_file.reader(descriptor)
+            for index in partial_file.verified_chunks(descriptor, read, entry, entry.chunks, lambda: None):
                 self._flags[file.first_chunk + index] = 1
         finally:
             os.close(descriptor)
@@ -242,7 +242,7 @@ class PlannedUpload:
             if sync:
                 os.fsync(descriptor)
         else:
-            beside = HashBeside(descriptor, self._hashes.setdefault(number, RunningHash()))
+            beside = HashBeside(partial_file.reader(descriptor), self._hashes.setdefault(number, RunningHash()))
             try:
                 if sync:
                     os.fsync(descriptor)
