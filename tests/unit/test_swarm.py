@@ -111,6 +111,17 @@ def test_events_of_what_is_not_known_are_ignored() -> None:
 # --- several ----------------------------------------------------------------------------------------------------------
 
 
+def test_one_host_that_has_it_is_asked_in_order_though_others_might_begin() -> None:
+    made = plan(Candidate("owner", holds=True), Candidate("b"))
+    made.step(PeerHas("b", 0, pulling=False), 0.0)
+    [first] = asks(made.next_effects(0.0))
+    assert (first.peer, first.first) == ("owner", 0)
+    assert asks(made.next_effects(0.01)) == []
+    deliver(made, first, 0.1)
+    [second] = asks(made.next_effects(0.1))
+    assert second.first == first.last + 1
+
+
 def test_limits_hold() -> None:
     limits = Limits(in_all=3, per_peer=2)
     made = plan(*(Candidate(name, holds=True) for name in "abcd"), limits=limits)

@@ -110,10 +110,13 @@ class Swarm(SwarmState):
         wanted = self._wanted()
         found = offers(self._peers.values(), wanted, now_s, lambda peer: self._share(peer, sharers, plenty, now_s))
         alone = len(found) == 1 and not any(peer.might_pull for peer in self._peers.values())
+        # Bytes that come in order go through to whoever downloads them here. Not so for the primary or an object
+        # store: there the second request fills the gap that the first byte of the next takes.
+        in_turn = alone or (len(found) == 1 and not sharers and not found[0].peer.primary)
         classes = rarity(self._peers.values())
         asks: list[AskRun] = []
         while wanted and len(self._open) < self._limits.in_all:
-            ordered = in_order(found, 1 if alone else self._limits.per_peer, now_s)
+            ordered = in_order(found, 1 if in_turn else self._limits.per_peer, now_s)
             if sharers and not plenty:  # what only a source has yet, everybody waits for
                 ordered.sort(key=lambda offer: not offer.peer.is_source)
             offer = next((offer for offer in ordered if offer.chunks & wanted), None)
