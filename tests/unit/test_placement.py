@@ -68,6 +68,10 @@ def test_a_zone_that_joins_later_is_given_its_copies() -> None:
     before = arranged(items, left, {})
     after = arranged(items, [*left, Place("c", zone="right"), Place("d", zone="right", accepting=False)], before)
     assert all("c" in owners and len(owners) == 2 for owners in after.values())
+    three = [Item(item.key, item.size_bytes, 3) for item in items]
+    assert all(set(owners) == {"a", "b", "c"} for owners in arranged(three, [
+        Place("a", zone="left", accepting=False), Place("b", zone="left", accepting=False), Place("c", zone="right"),
+    ], before).values()), "no more are let go of than the other zone can take"  # fmt: skip
     full = arranged(items, [*left, Place("c", zone="right", accepting=False)], before)
     assert full == before, "nobody there could take them"
 

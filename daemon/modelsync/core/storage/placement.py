@@ -149,7 +149,8 @@ class _Table:
         while left and len(self.owners[item.key]) < item.copies:
             zones = self._zones_of(item)
             best = min(left, key=lambda n: (self.nodes[n].zone in zones, n not in holders, left.index(n)))
-            if self.nodes[best].zone in zones and self.open_zones - zones:
+            lacking = item.copies - len(self.owners[item.key])
+            if self.nodes[best].zone in zones and lacking <= len(self.open_zones - zones):
                 return
             left.remove(best)
             self.give(item, best)
