@@ -424,6 +424,15 @@ def test_about_one_copy_leaves_the_primary(replicas: int) -> None:
     assert world.last_s <= 1.4 * 256 * MIB / 50e6
 
 
+@pytest.mark.parametrize("start_s", [0.0, 0.1, 0.3])
+def test_who_begins_a_moment_sooner_does_not_hold_up_the_others(start_s: float) -> None:
+    """On a slow link, where what one has asked of the primary takes long to come."""
+    world = World(replicas=6, chunks=64, chunk_bytes=MIB, rate_bytes_per_s=25e6, start_s=start_s)
+    world.run()
+    assert world.last_s <= start_s + 1.35 * 64 * MIB / 25e6
+    assert world.egress_copies <= 1.2
+
+
 def test_a_chunk_comes_into_a_rack_about_once() -> None:
     world = World(replicas=8, chunks=128, chunk_bytes=MIB, rate_bytes_per_s=50e6, racks=2, keep_asks=True)
     world.run()

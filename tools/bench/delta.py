@@ -5,7 +5,8 @@ directions; of casync, which reads its store from the disk, the (compressed) chu
 the index. Its `make` is not counted, as our ingest is not. The bytes are those of all steps of a sequence, by the
 medians of the runs; seconds and ratios are medians over steps and runs.
 
-Releases of models are fetched with pip, once; without a way to them they are skipped.
+Releases of models are fetched with pip, once; without a way to them they are skipped. Loopback is too
+quick for modelsync to compress more than the first chunks, before it knows the link; casync's chunks are compressed.
 """
 
 from __future__ import annotations

@@ -24,10 +24,16 @@ def releases(package: str, root: Path, kept: Path) -> Iterator[Path]:
         LookupError: pip cannot fetch them here.
     """
     inside, versions = PACKAGES[package]
+    before: dict[str, int] = {}
     for version in versions:
         target = root / f"{package}-{version}"
         with zipfile.ZipFile(_wheel(package, version, kept)) as wheel:
             names = [name for name in wheel.namelist() if name.startswith(inside) and not name.endswith((".py", "/"))]
+            sums = {name: wheel.getinfo(name).CRC for name in names}
+            if sums == before:
+                print(f"{package} {version}: the same weights, which would be the same version", flush=True)
+                continue
+            before = sums
             for name in names:
                 path = target / name.removeprefix(inside)
                 path.parent.mkdir(parents=True, exist_ok=True)

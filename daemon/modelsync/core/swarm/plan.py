@@ -27,6 +27,9 @@ SHARED_BYTES = 32 << 20
 """At most, where there are several: what one has others soon have too."""
 RUN_S = 1.0
 """A request is to last about so long: short enough to move on, long enough that the round trip is nothing."""
+SOURCE_RUN_S = 0.15
+"""The same of one that held everything from the beginning: nobody else asks it for what has been asked of it, so that
+who comes a moment later would wait for all of a long request, at the first one's pace."""
 PATIENCE_S = 1.0
 """Nothing to do for so long: this node takes a chunk that was another's to take. Later ones in rank wait longer."""
 STALL_S = 30.0
@@ -142,7 +145,8 @@ class Swarm(SwarmState):
         block = shares.block_chunks(len(self._sizes))
         if alone:
             return max(block, ALONE_BYTES // self._mean_bytes)
-        quick = min(SHARED_BYTES, int(peer.rate_bytes_per_s * RUN_S)) // self._mean_bytes
+        lasts_s = SOURCE_RUN_S if peer.is_source else RUN_S
+        quick = min(SHARED_BYTES, int(peer.rate_bytes_per_s * lasts_s)) // self._mean_bytes
         return max(block if not peer.rate_bytes_per_s else 1, quick)
 
     def _sharers(self, now_s: float) -> frozenset[str]:
