@@ -13,8 +13,8 @@ from collections.abc import Callable
 SLICE_S = 0.0002
 """Of processor time between two sleeps: a request that comes meanwhile waits at most so long, and it is well above what
 a sleep costs. Objects that take longer to build are not divided; of a forest's they are one in a thousand."""
-WAITED_REST = 2.0
-"""Sleep for each second of work, where requests wait for the load: it takes at most three times as long."""
+WAITED_REST = 1.0
+"""Sleep for each second of work, where requests wait for the load: it takes at most twice as long."""
 UNWAITED_REST = 3.0
 """Where the version before answers meanwhile, or what is done is freeing memory."""
 LONGEST_S = 0.05
