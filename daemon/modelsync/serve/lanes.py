@@ -28,9 +28,11 @@ _STRIKE_S = 5 * INLINE_S
 """An inline call that took this long by the clock waited for threads of its own, or the host was busy. While a model is
 loaded it tells nothing: the way to a thread and back waits for the same processors, and twice."""
 _STRIKES = 5.0
-"""After as many the model stays in the threads."""
+"""After as many the model is in the threads until it is forgiven one, a hundred calls in time; of one that is late in
+each hundredth call, or oftener, none ever is."""
 _FORGIVEN = 0.01
-"""Of a strike, by each inline call in time: a busy host is late once in a while, a blocking model each time."""
+"""Of a strike, by each call in time: a busy host is late once in a while, a blocking model each time, wherever it runs.
+"""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class _Lane:
     """What calls were seen to take at worst, decaying, by the binary digits of their rows: most of a short call does
     not grow with its rows, so sixteen requests that are run together are no sixteen times as long."""
     strikes: float = 0.0
+    aside: bool = False
+    """Whether it was late too often to be run on the loop."""
 
     def expected_s(self, rows: int) -> float:
         """Infinite for a model that was not yet seen: it begins in the threads."""
@@ -57,6 +61,22 @@ class _Lane:
     def note(self, rows: int, took_s: float) -> None:
         digits = rows.bit_length()
         self.call_s[digits] = max(took_s, self.call_s.get(digits, 0.0) * _FORGET)
+
+    def timed(self, rows: int, call: Callable[[], _T], excused: Callable[[], bool]) -> _T:
+        """Run a call and note how it went.
+
+        Args:
+            excused: whether others than the model are to blame if it was late.
+        """
+        started_s, cpu_s = time.perf_counter(), time.thread_time()
+        try:
+            return call()
+        finally:
+            late = time.perf_counter() - started_s > _STRIKE_S and not excused()
+            self.strikes = min(_STRIKES, self.strikes + 1) if late else max(0.0, self.strikes - _FORGIVEN)
+            self.aside = self.strikes >= _STRIKES or (self.aside and self.strikes > _STRIKES - 1)
+            # This thread's processor time: by the clock a call waits for the interpreter as long as others are busy.
+            self.note(rows, time.thread_time() - cpu_s)
 
 
 class Lanes:
@@ -88,11 +108,13 @@ class Lanes:
         lane = self._lanes.get(model)
         if lane is None:
             lane = self._lanes.setdefault(model, _Lane())
-        if lane.expected_s(rows) < INLINE_S and lane.strikes < _STRIKES:
-            return self._inline(lane, rows, call)
+        if lane.expected_s(rows) < INLINE_S and not lane.aside:
+            return lane.timed(rows, call, self._loading)
         await self._turn(model, lane)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, _aside, lane, rows, call)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._executor, lane.timed, rows, call, self._loading
+            )
         finally:
             self._leave(lane)
 
@@ -121,15 +143,6 @@ class Lanes:
         finally:
             self.waiting -= 1
 
-    def _inline(self, lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
-        started_s, cpu_s = time.perf_counter(), time.thread_time()
-        try:
-            return call()
-        finally:
-            late = time.perf_counter() - started_s > _STRIKE_S and not self._loading()
-            lane.strikes = lane.strikes + 1 if late else max(0.0, lane.strikes - _FORGIVEN)
-            lane.note(rows, time.thread_time() - cpu_s)
-
     @staticmethod
     def _leave(lane: _Lane) -> None:
         """Hand the place on to the longest waiting; ``running`` counts the place, whoever has it."""
@@ -139,12 +152,3 @@ class Lanes:
                 turn.set_result(None)
                 return
         lane.running -= 1
-
-
-def _aside(lane: _Lane, rows: int, call: Callable[[], _T]) -> _T:
-    """Timed by this thread's processor time: by the clock it waits for the interpreter as long as others are busy."""
-    started_s = time.thread_time()
-    try:
-        return call()
-    finally:
-        lane.note(rows, time.thread_time() - started_s)
