@@ -254,9 +254,9 @@ class Fleet:
             if still * STEP_S > 2 * GRACE_S:
                 break  # nor would anything happen later
         living = {key: self._living(key) for key in self.items}
-        lost = sum(not nodes for nodes in living.values())
         short = moves.under_replicated(self.items.values(), living, len(self._places()))
-        self.outcome.under_replicated_at_end = len(short) - lost
+        # Of what nobody living holds, and where nobody is left, nothing can be copied.
+        self.outcome.under_replicated_at_end = sum(bool(living[key]) for key in short)
         places = self._places()
         self.outcome.busiest_at_end = placement.balance(self.items.values(), places, self.target).busiest
 
