@@ -7,7 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.integration.daemons import Daemon, Fleet, until
@@ -16,9 +16,9 @@ from tests.integration.terms import QUICK_LEASE, Ledger, in_step, primary_of
 from modelsync.core.errors import LeaseLost, VersionConflict
 from modelsync.core.ids import EntryId
 from modelsync.core.swarm.suspects import QUARANTINE_S, Suspects
-from modelsync.ports import Change
+from modelsync.ports import Authority, Catalog, Change
 from modelsync.runtime.alarms import KINDS, Alarms
-from modelsync.runtime.publisher import Publisher
+from modelsync.runtime.appending import Appending
 from modelsync.runtime.reporting import REPORT_EVERY_S
 
 
@@ -116,12 +116,16 @@ def test_every_kind_has_its_sentence_and_is_told_once() -> None:
         (VersionConflict(model="m", version=2, known="x", offered="y"), "version.two_digests"),
     ],
 )
-def test_a_refusal_by_redis_is_an_alarm(error: Exception, kind: str) -> None:
+async def test_a_refusal_by_redis_is_an_alarm(error: Exception, kind: str) -> None:
+    class Refusing:
+        async def append(self, authority: Authority, change: Change) -> None:
+            raise error
+
     raised: list[tuple[str, str]] = []
-    publisher = Publisher.__new__(Publisher)
-    publisher._alarm = lambda *alarm: raised.append(alarm)
-    publisher._note_refusal(Change(EntryId(3, 4), "m", 2, None, {}, {}, (), ""), error)
-    assert [alarm[0] for alarm in raised] == [kind]
+    appending = Appending(cast(Catalog, Refusing()), lambda *alarm: raised.append(alarm))
+    with pytest.raises(type(error)):
+        await appending.append(Authority(3, "alpha", "n"), Change(EntryId(3, 4), "m", 2, None, {}, {}, (), ""))
+    assert [each for each, _ in raised] == [kind]
 
 
 def test_a_peer_that_lied_is_told_once_in_each_quarantine() -> None:
