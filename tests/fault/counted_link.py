@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from tests.integration.slow_link import connections
 
 _ASKED = re.compile(rb"^GET /v1/objects/(b3:[0-9a-f]{64}) .*?^range: bytes=(\d+)-(\d+)", re.I | re.M | re.S)
 _MAX_HEAD_BYTES = 64 << 10
@@ -67,18 +68,7 @@ class CountedLink:
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                near, (_, port) = self._listener.accept()
-            except OSError:
-                return
-            try:
-                address = urlsplit(self.target)
-                far = socket.create_connection((address.hostname, address.port), timeout=5)
-                far.settimeout(None)
-            except OSError:
-                near.close()
-                continue
+        for near, far, port in connections(self._listener, lambda: self.target):
             pair = _Pair(near, far, owner(port, self._pids()))
             threading.Thread(target=self._inwards, args=(pair,), daemon=True).start()
             threading.Thread(target=self._outwards, args=(pair,), daemon=True).start()

@@ -6,7 +6,27 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
+
+
+def connections(
+    listener: socket.socket, target: Callable[[], str]
+) -> Iterator[tuple[socket.socket, socket.socket, int]]:
+    """Each connection that comes, the one made for it to the target of that moment, and the port of who came."""
+    while True:
+        try:
+            near, (_, port) = listener.accept()
+        except OSError:
+            return
+        try:
+            address = urlsplit(target())
+            far = socket.create_connection((address.hostname, address.port), timeout=5)
+            far.settimeout(None)
+        except OSError:
+            near.close()
+            continue
+        yield near, far, port
 
 
 class SlowLink:
@@ -36,18 +56,7 @@ class SlowLink:
             self._pairs.clear()
 
     def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                address = urlsplit(self.target)
-                far = socket.create_connection((address.hostname, address.port), timeout=5)
-                far.settimeout(None)
-            except OSError:
-                near.close()
-                continue
+        for near, far, _ in connections(self._listener, lambda: self.target):
             with self._guard:
                 self._pairs.append((near, far))
             threading.Thread(target=self._pass, args=(near, far, True), daemon=True).start()
