@@ -60,8 +60,6 @@ class Target:
             return configuration.load(Path(self.config_file))
         except ConfigurationFault as fault:
             hint = next((text for kind, text in _HINTS.items() if isinstance(fault.__cause__, kind)), None)
-            if self.redis is not None and hint is not None:
-                hint = "this command is about one host, which --config or MODELSYNC_CONFIG names"
             if hint is None:
                 raise
             raise ConfigurationFault(fault.source, (*fault.faults, hint)) from fault
@@ -204,6 +202,26 @@ class Access:
                     raise
                 fault = error
         raise fault or NoPrimary(fleet=self._fleet)
+
+    async def ask_all(
+        self, question: Callable[[ControlClient, str], Awaitable[Answer]]
+    ) -> dict[str, Answer | ModelsyncError]:
+        """Put a question to every living node at once: its answer, or its fault, by the node's id.
+
+        Raises: RemoteFault, NoSuchFleet where nobody knows who lives.
+        """
+        nodes = {
+            str(node["id"]): str(node["url"]) for node in (await self.status())["nodes"] if node["state"] != "lost"
+        }
+        control = await self._control()
+
+        async def asked(url: str) -> Answer | ModelsyncError:
+            try:
+                return await question(control, url)
+            except ModelsyncError as fault:
+                return fault
+
+        return dict(zip(nodes, await asyncio.gather(*(asked(url) for url in nodes.values())), strict=True))
 
     async def _urls(self) -> list[str]:
         """The primary's and every living node's, as Redis has them."""

@@ -123,6 +123,33 @@ def test_damage_that_nobody_can_repair_is_said_so(fleet: Fleet) -> None:
     assert (alpha.live / "m" / "current" / "m.bin").exists(), "a flipped bit is better than no model"
 
 
+def test_a_fleet_that_its_redis_names_is_verified_by_its_daemons(fleet: Fleet) -> None:
+    """Who came by `up` and `join` has no configuration file."""
+    alpha, beta = fleet.add("alpha"), fleet.add("beta")
+    publish(fleet, alpha, b"good" * 5000, {}, "")
+    until(lambda: alpha.active("m") == beta.active("m") == 1, "version 1 everywhere")
+
+    def verify(*words: str) -> tuple[int, list[dict[str, Any]]]:
+        done = fleet.run("verify", "--json", *words, check=False)
+        return done.returncode, json.loads(done.stdout or "[]")
+
+    good = [{"node": node, "model": "m", "version": 1, "fault": None} for node in ("alpha", "beta")]
+    assert verify() == verify("m") == (0, good)
+    assert verify("nosuch")[0] == 1
+    tree = beta.tree("m")
+    assert tree is not None
+    os.chmod(tree / "m.bin", 0o644)
+    with (tree / "m.bin").open("r+b") as file:
+        file.write(b"X")
+    code, lines = verify("m")
+    assert (code, lines[0]) == (4, good[0]) and "m.bin" in lines[1]["fault"]
+    assert not list((beta.state / "quarantine").iterdir()), "it only reads"
+    beta.kill()
+    code, lines = verify()
+    assert (code, lines[0]) == (5, good[0]) and lines[1]["version"] is None and beta.url in lines[1]["fault"]
+    assert fleet.run("doctor", check=False).returncode == 0
+
+
 def test_the_doctor(fleet: Fleet) -> None:
     alpha, beta = fleet.add("alpha"), fleet.add("beta")
     until(lambda: len(alpha.status()["nodes"]) == 2, "both")

@@ -14,8 +14,9 @@ import click
 
 from modelsync.access import Target, access
 from modelsync.cli.output import json_option, print_json, printable
-from modelsync.config import Config
+from modelsync.config import Config, SecuritySection
 from modelsync.core.errors import ModelsyncError, RemoteFault
+from modelsync.core.ids import NodeId
 
 SLOW_REDIS_S = 0.05
 SLOW_REDIS_ADVICE = "renewals give up after 0.3 s; bring it nearer, or find what keeps it busy"
@@ -41,7 +42,8 @@ class Finding:
 def doctor_command(target: Target, as_json: bool) -> None:
     """Check this host, and say what to do about what is wrong.
 
-    Exit code 1 if something keeps it from working.
+    Exit code 1 if something keeps it from working. With --redis URL --fleet NAME the Redis and the hosts of that fleet
+    are looked at, as they are seen from here.
     """
     findings = asyncio.run(_examine(target))
     if as_json:
@@ -57,16 +59,16 @@ def doctor_command(target: Target, as_json: bool) -> None:
 
 
 async def _examine(target: Target) -> list[Finding]:
+    if target.redis is not None:
+        redis = [finding async for finding in _redis(target.redis, SecuritySection())]
+        return [*redis, *[finding async for finding in _fleet(target, None)]]
     try:
         config = target.config()
     except ModelsyncError as error:
         return [Finding("configuration", str(error), "correct the keys named here; modelsync config check FILE", True)]
     findings = [Finding("configuration", f"{target.config_file} is good"), *_host(config)]
-    async for finding in _redis(config):
-        findings.append(finding)
-    async for finding in _fleet(target, config):
-        findings.append(finding)
-    return findings
+    findings += [finding async for finding in _redis(config.fleet.redis, config.security)]
+    return findings + [finding async for finding in _fleet(target, config.node.id)]
 
 
 def _host(config: Config) -> Iterator[Finding]:
@@ -116,13 +118,13 @@ def _kernel() -> Finding:
     return Finding("kernel", f"{platform.release()} {platform.machine()}", "; ".join(lacking))
 
 
-async def _redis(config: Config) -> AsyncIterator[Finding]:
-    if config.fleet.redis == "embedded":
+async def _redis(url: str, security: SecuritySection) -> AsyncIterator[Finding]:
+    if url == "embedded":
         yield Finding("redis", "embedded in this host's daemon")
         return
     from modelsync.redis_client import redis_client  # noqa: PLC0415  imports redis-py
 
-    client = redis_client(config.fleet.redis, config.security, 2.0)
+    client = redis_client(url, security, 2.0)
     try:
         started_s = time.monotonic()
         await client.ping()
@@ -147,30 +149,31 @@ def _redis_version(info: dict[str, object]) -> Finding:
     return Finding("redis version", text, "6.2 or later is needed" if old else "", old)
 
 
-async def _fleet(target: Target, config: Config) -> AsyncIterator[Finding]:
+async def _fleet(target: Target, this: NodeId | None) -> AsyncIterator[Finding]:
+    """What the fleet says of this host, where it is one of it, and whether the others answer."""
     try:
         async with access(target, 3.0) as fleet:
             status = await fleet.status()
     except (RemoteFault, ModelsyncError) as error:
         yield Finding("daemon", str(error), LOOK_AT_DAEMON, True)
         return
-    own = next((node for node in status["nodes"] if node["id"] == config.node.id), None)
-    yield _own(own, config)
+    if this is not None:
+        yield _own(next((node for node in status["nodes"] if node["id"] == this), None), this)
     primary = status["primary"] or ""
     yield Finding("primary", primary or "none", "" if primary else "an election may be going on; see modelsync status")
     for node in status["nodes"]:
-        if node["id"] != config.node.id:
+        if node["id"] != this:
             yield await _peer(str(node["id"]), str(node["url"]))
 
 
-def _own(own: dict[str, object] | None, config: Config) -> Finding:
+def _own(own: dict[str, object] | None, this: NodeId) -> Finding:
     if own is None:
-        return Finding("daemon", f"{config.node.id} has not reported", "systemctl start modelsyncd", True)
+        return Finding("daemon", f"{this} has not reported", "systemctl start modelsyncd", True)
     state = str(own["state"])
     if state == "lost":
-        return Finding("daemon", f"{config.node.id} is lost", LOOK_AT_DAEMON, True)
+        return Finding("daemon", f"{this} is lost", LOOK_AT_DAEMON, True)
     why = str(own.get("error") or "see modelsync status")
-    return Finding("daemon", f"{config.node.id} is {state}", "" if state == "ok" else why)
+    return Finding("daemon", f"{this} is {state}", "" if state == "ok" else why)
 
 
 async def _peer(name: str, url: str) -> Finding:

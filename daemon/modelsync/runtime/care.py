@@ -6,7 +6,8 @@ This file orders reading, setting aside, pulling anew and rebuilding; the bytes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import structlog
 
 from modelsync.core import find
 from modelsync.core.catalog import ModelRecord, VersionRecord
-from modelsync.core.errors import ModelsyncError
+from modelsync.core.errors import ModelsyncError, NoSuchVersion
 from modelsync.core.find import Condition
 from modelsync.core.ids import Digest, ModelName, Version
 from modelsync.core.manifest import Manifest
@@ -94,37 +95,51 @@ class Care:
 
     async def scrub(self) -> dict[str, Any]:
         """One pass over all that is held. Raises LocalFault."""
+        checked, damaged, repaired = 0, [], 0
+        async for record, number, bad in self._read_again(list(self._node.book.records.values()), set_aside=True):
+            checked += 1
+            if bad:
+                fixed = await self._repair(record, number, bad)
+                damaged.append({"model": record.name, "version": number, "paths": bad[:20], "repaired": fixed})
+                repaired += fixed
+        log.info("store.scrubbed", versions=checked, damaged=len(damaged), repaired=repaired)
+        return {"versions": checked, "damaged": damaged}
+
+    async def verify(self, name: ModelName | None) -> list[dict[str, Any]]:
+        """As a scrub, but nothing is changed. Raises LocalFault, NoSuchVersion."""
+        records = self._node.book.records
+        if name is not None and name not in records:
+            raise NoSuchVersion(reason=f"this host knows no model {name}")
+        chosen = list(records.values()) if name is None else [records[name]]
+        return [
+            {"model": record.name, "version": number, "fault": f"damaged: {', '.join(bad[:20])}" if bad else None}
+            async for record, number, bad in self._read_again(chosen, set_aside=False)
+        ]
+
+    def scrubbing(self) -> dict[str, Any]:
+        """How far the scrub or verification under way is; empty: none is."""
+        return self._under_way.lines()["scrub"]
+
+    async def _read_again(
+        self, records: Sequence[ModelRecord], *, set_aside: bool
+    ) -> AsyncIterator[tuple[ModelRecord, Version, list[str]]]:
+        """Each version that is held, and the paths that are damaged; one such pass at a time."""
         async with self._one_at_a_time:
-            progress = self._under_way.scrub = Progress(total_bytes=await asyncio.to_thread(self._to_read))
+            entries = [(record, *item) for record in records for item in sorted(record.versions.items())]
+            progress = self._under_way.scrub = Progress(total_bytes=await asyncio.to_thread(self._to_read, entries))
             try:
-                return await self._scrub(progress)
+                for record, number, entry in entries:
+                    manifest = await asyncio.to_thread(self._held, record, entry)
+                    if manifest is not None:
+                        look = functools.partial(self._check.check, set_aside=set_aside)
+                        bad = await asyncio.to_thread(look, manifest, record.name, entry.digest, progress)
+                        yield record, number, bad
             finally:
                 self._under_way.scrub = None
 
-    def scrubbing(self) -> dict[str, Any]:
-        """How far the scrub under way is; empty: none is."""
-        return self._under_way.lines()["scrub"]
-
-    def _to_read(self) -> int:
-        entries = [(record, entry) for record in self._node.book.records.values() for entry in record.versions.values()]
-        manifests = (self._held(record, entry) for record, entry in entries)
+    def _to_read(self, entries: Sequence[tuple[ModelRecord, Version, VersionRecord]]) -> int:
+        manifests = (self._held(record, entry) for record, _, entry in entries)
         return sum(manifest.size_bytes for manifest in manifests if manifest is not None)
-
-    async def _scrub(self, progress: Progress) -> dict[str, Any]:
-        checked, damaged, repaired = 0, [], 0
-        for record in list(self._node.book.records.values()):
-            for number, entry in sorted(record.versions.items()):
-                manifest = await asyncio.to_thread(self._held, record, entry)
-                if manifest is None:
-                    continue
-                checked += 1
-                bad = await asyncio.to_thread(self._check.check, manifest, record.name, entry.digest, progress)
-                if bad:
-                    fixed = await self._repair(record, number, bad)
-                    damaged.append({"model": record.name, "version": number, "paths": bad[:20], "repaired": fixed})
-                    repaired += fixed
-        log.info("store.scrubbed", versions=checked, damaged=len(damaged), repaired=repaired)
-        return {"versions": checked, "damaged": damaged}
 
     def _held(self, record: ModelRecord, entry: VersionRecord) -> Manifest | None:
         """The manifest of a version whose tree stands here; one that is itself damaged counts as not held.

@@ -32,21 +32,24 @@ class StoreCheck:
     def stop(self) -> None:
         self._stopped.set()
 
-    def check(self, manifest: Manifest, name: ModelName, digest: Digest, progress: Progress) -> list[str]:
+    def check(
+        self, manifest: Manifest, name: ModelName, digest: Digest, progress: Progress, *, set_aside: bool = True
+    ) -> list[str]:
         """The paths whose bytes are damaged or gone. Raises DiskFailed."""
         tree = self._store.tree_path(name, digest)
-        damaged = []
-        for entry in manifest.files:
-            if not self._is_good(entry, tree / entry.path, progress):
-                damaged.append(entry.path)
-        return damaged
+        return [
+            entry.path
+            for entry in manifest.files
+            if not self._is_good(entry, tree / entry.path, progress, set_aside=set_aside)
+        ]
 
-    def _is_good(self, entry: FileEntry, in_tree: Path, progress: Progress) -> bool:
+    def _is_good(self, entry: FileEntry, in_tree: Path, progress: Progress, *, set_aside: bool) -> bool:
         path = self._store.object_path(entry.digest)
         if not path.exists():
             return False
         if not self._matches(path, entry.digest, progress):
-            self._store.set_aside(path)
+            if set_aside:
+                self._store.set_aside(path)
             return False
         copied = in_tree.exists() and not in_tree.samefile(path)  # an executable file is a copy, not a link
         return not copied or self._matches(in_tree, entry.digest, Progress())

@@ -1,4 +1,4 @@
-"""The routes by which a person asks one host to clean up, to scrub, or to search. ``ports.CareApi`` does the work."""
+"""The routes by which a person has one host clean up, scrub, verify, or search. ``ports.CareApi`` does the work."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from aiohttp import web
 
 from modelsync.core import find
 from modelsync.core.errors import BadName, MalformedMessage
+from modelsync.core.ids import model_name
 from modelsync.edges.http.answers import json_answer
 from modelsync.edges.http.bodies import BodyPace, json_body
 from modelsync.edges.http.limits import HttpLimits
@@ -13,7 +14,7 @@ from modelsync.ports import CareApi
 
 
 class CareRoutes:
-    """``/v1/gc`` and ``/v1/scrub`` change this host's disk and need the token, as every POST does."""
+    """``/v1/gc`` and ``/v1/scrub`` change this host's disk, ``/v1/verify`` keeps it busy: POSTs need the token."""
 
     def __init__(self, api: CareApi, *, limits: HttpLimits) -> None:
         self._api = api
@@ -23,6 +24,7 @@ class CareRoutes:
         app.router.add_post("/v1/gc", self.collect)
         app.router.add_post("/v1/scrub", self.scrub)
         app.router.add_get("/v1/scrub", self.scrubbing)
+        app.router.add_post("/v1/verify", self.verify)
         app.router.add_get("/v1/find", self.find)
 
     async def collect(self, request: web.Request) -> web.Response:
@@ -34,13 +36,21 @@ class CareRoutes:
         return json_answer(await self._api.collect(dry_run=dry_run))
 
     async def scrubbing(self, request: web.Request) -> web.Response:
-        """How far the scrub under way is; an empty object: none is."""
+        """How far the scrub or verification under way is; an empty object: none is."""
         return json_answer(self._api.scrubbing())
 
     async def scrub(self, request: web.Request) -> web.Response:
         """An empty body; the answer comes when everything was read."""
         await json_body(request, self._pace)
         return json_answer(await self._api.scrub())
+
+    async def verify(self, request: web.Request) -> web.Response:
+        """``{"model": NAME}``, or an empty object for all; the answer comes when everything was read."""
+        body = await json_body(request, self._pace)
+        name = body.get("model")
+        if not isinstance(name, str | None) or body.keys() - {"model"}:
+            raise MalformedMessage(what="request body", reason='only "model", a name, belongs there')
+        return json_answer(await self._api.verify(None if name is None else model_name(name)))
 
     async def find(self, request: web.Request) -> web.Response:
         """``?where=auc>=0.9&where=class=SVC``"""

@@ -43,6 +43,8 @@ from modelsync.ports import Promise
 
 MAX_ANSWER_BYTES = 16 << 20
 """A status document of a thousand nodes with a hundred models each."""
+CONNECT_S = 10.0
+"""For a connection, also of a question whose answer takes hours."""
 MAX_REDIRECTS = 3
 """A replica, a primary that has just stepped down, and one to spare."""
 
@@ -97,6 +99,14 @@ class ControlClient:
     async def scrubbing(self, url: str) -> dict[str, Any]:
         """How far that host's scrub is; empty: none runs."""
         return json_object(await self.small("GET", url, "/v1/scrub"), "scrub")
+
+    async def verify(self, url: str, name: ModelName | None) -> list[dict[str, Any]]:
+        """Let one host read what it holds of a model, or of all, and say what is damaged. Raises NoSuchVersion."""
+        body = json.dumps({} if name is None else {"model": name}).encode()
+        value = json_value(await self.small("POST", url, "/v1/verify", body=body), "answer to verify")
+        if not isinstance(value, list):
+            raise MalformedMessage(what="answer to verify", reason="it is not a list")
+        return value
 
     async def find(self, url: str, conditions: Sequence[str]) -> list[dict[str, Any]]:
         """The versions whose metadata satisfy all conditions."""
@@ -199,7 +209,7 @@ class ControlClient:
                 headers=self._headers,
                 auto_decompress=False,  # a small answer must not become a large one
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timeout_s),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(self.timeout_s, CONNECT_S)),
             )
         return self._open_session
 
