@@ -23,12 +23,12 @@ from tests.integration.test_fetch import Replica, entry_of, opened
 
 from modelsync.core.compression.frames import ASK_HEADER, RAW, STOP, Ask, Compression, Head
 from modelsync.core.compression.pace import Pace
+from modelsync.core.compression.way import Way
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry
 from modelsync.core.transfer.chunk_map import ChunkMap
 from modelsync.edges.disk.store import Store
 from modelsync.edges.http import framing
-from modelsync.edges.http.link_speed import LinkSpeeds
 from modelsync.edges.http.server import HttpServer
 from modelsync.edges.pull import codec
 from modelsync.edges.pull import framed as framed_bodies
@@ -300,9 +300,17 @@ async def server(node: FakeNode) -> AsyncIterator[HttpServer]:
 @pytest.fixture(autouse=True)
 def gigabit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine does, tests see a link on which compressing pays, and quick processors."""
-    monkeypatch.setattr(LinkSpeeds, "bytes_per_s", lambda *_: 125e6)
+    link(monkeypatch, lambda: 125e6)
     monkeypatch.setattr(codec.time, "thread_time", lambda: 0.0)
-    monkeypatch.setattr(Pace, "lately", lambda _, now_s, otherwise: otherwise)
+    monkeypatch.setattr(Pace, "lately", lambda pace, now_s: pace.usual)
+
+
+def link(monkeypatch: pytest.MonkeyPatch, speed: Callable[[], float | None]) -> None:
+    """What every way is known to do, each time that somebody asks."""
+    known = property(lambda _: speed(), lambda *_: None)
+    monkeypatch.setattr(framing, "Way", type("Known", (Way,), {"bytes_per_s": known, "__init__": lambda _: None}))
+    monkeypatch.setattr(Way, "saw", lambda *_, plain: True)
+    monkeypatch.setattr(Way, "may_be_quicker", lambda *_: False)
 
 
 def at(server: HttpServer) -> Peer:
@@ -349,7 +357,7 @@ async def test_either_side_can_refuse(tmp_path: Path, node: FakeNode, asks: Comp
 async def test_always_packs_on_a_link_where_auto_does_not(
     tmp_path: Path, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LinkSpeeds, "bytes_per_s", lambda *_: 5e9)
+    link(monkeypatch, lambda: 5e9)
     node.hold(TEXT)
     wire = {}
     async with serving(node) as server:
@@ -362,7 +370,7 @@ async def test_always_packs_on_a_link_where_auto_does_not(
 async def test_a_limit_of_the_pullers_own_makes_it_pay(
     node: FakeNode, server: HttpServer, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LinkSpeeds, "bytes_per_s", lambda *_: 5e9)
+    link(monkeypatch, lambda: 5e9)
     node.hold(TEXT)
     taken: list[int] = []
     monkeypatch.setattr(replica.limiter, "take", lambda size, _: taken.append(size))
@@ -376,7 +384,7 @@ async def test_a_link_that_turns_out_quick_gets_the_rest_as_it_is(
     node: FakeNode, server: HttpServer, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = iter([None, None, None])
-    monkeypatch.setattr(LinkSpeeds, "bytes_per_s", lambda *_: next(known, 5e9))
+    link(monkeypatch, lambda: next(known, 5e9))
     plain: list[object] = []
     monkeypatch.setattr(framing.Framing, "sent_plain", lambda _, request: plain.append(request))
     data = LINES + LINES

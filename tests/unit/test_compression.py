@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from modelsync.core.compression import frames
 from modelsync.core.compression.choice import (
+    DOUBT_CHUNKS,
     MIN_GAIN,
     PATIENCE_CHUNKS,
     TRY_AGAIN_CHUNKS,
@@ -96,15 +97,16 @@ def test_a_receiver_that_is_busy_is_spared() -> None:
 
 
 def test_a_pace_is_smoothed_and_forgotten() -> None:
-    pace = Pace()
-    assert pace.lately(0.0, 7.0) == 7.0
-    pace.note(100.0, 1.0)
-    assert pace.lately(1.0, 7.0) == 100.0
-    pace.note(50.0, 2.0)
-    assert pace.lately(2.0, 7.0) == 90.0
-    assert pace.lately(2.0 + LATELY_S, 7.0) == 7.0
-    pace.note(10.0, 2.0 + LATELY_S)
-    assert pace.lately(2.0 + LATELY_S, 7.0) == 10.0
+    pace = Pace(usual=100.0)
+    assert pace.lately(0.0) == 100.0
+    pace.note(50.0, 1.0)
+    assert pace.lately(1.0) == 90.0  # one that was held up does not count for much, the first one neither
+    pace.note(140.0, 2.0)
+    assert pace.lately(2.0) == 100.0
+    pace.note(0.0, 3.0)
+    assert (pace.lately(3.0), pace.lately(3.0 + LATELY_S)) == (80.0, 100.0)
+    pace.note(50.0, 3.0 + LATELY_S)
+    assert pace.lately(3.0 + LATELY_S) == 90.0
 
 
 def test_always_asks_for_the_fewest_bytes_whatever_they_cost() -> None:
@@ -172,6 +174,55 @@ def test_a_link_that_turns_out_quick_ends_the_frames() -> None:
         assert course.choose(Link(LOOPBACK)) is None
         course.tried(FOREST)
     assert course.spent
+
+
+def test_of_ways_that_are_nearly_as_good_the_one_of_the_fewest_bytes() -> None:
+    nearly = (trial(1, 0.30, 400), trial(2, 0.35, 410))
+    assert best(nearly, Link(LOOPBACK, int(GIGABIT)), "auto") is nearly[0]
+    much = (trial(1, 0.30, 200), trial(2, 0.35, 410))
+    assert best(much, Link(LOOPBACK, int(GIGABIT)), "auto") is much[1]
+
+
+def test_what_a_chunk_took_counts_more_than_what_the_samples_said() -> None:
+    course = Course("auto")
+    course.tried((trial(1, 0.30, 100), trial(2, 0.40, 300)))
+    expected = course.choose(Link(GIGABIT))
+    assert expected is not None and expected.planes == 2
+    course.packed(expected, trial(2, 0.41, 90))
+    chosen = course.choose(Link(GIGABIT))
+    assert chosen is None  # 100 and 90 MB/s: neither way keeps up with the link
+
+
+def test_a_link_that_was_not_full_lately_is_shown_a_few_chunks_as_they_are() -> None:
+    course, idle = Course("auto"), Link(GIGABIT, may_be_quicker=True)
+    course.tried(FOREST)
+    assert [course.choose(idle) for _ in range(DOUBT_CHUNKS)] == [None] * DOUBT_CHUNKS
+    assert not course.spent
+    assert course.choose(Link(GIGABIT)) is FOREST[0]  # it showed that it is no quicker
+    assert course.choose(idle) is FOREST[0]  # once an answer
+
+
+def test_a_link_that_turns_out_quicker_ends_the_frames() -> None:
+    course = Course("auto")
+    course.tried(FOREST)
+    for _ in range(DOUBT_CHUNKS):
+        assert course.choose(Link(GIGABIT, may_be_quicker=True)) is None
+    for _ in range(PATIENCE_CHUNKS):
+        assert course.choose(Link(LOOPBACK)) is None
+    assert course.spent
+
+
+@pytest.mark.parametrize(
+    ("mode", "link"),
+    [
+        ("always", Link(GIGABIT, may_be_quicker=True)),
+        ("auto", Link(GIGABIT, int(FAST_ETHERNET), may_be_quicker=True)),
+    ],
+)
+def test_nothing_is_shown_where_the_answer_would_be_the_same(mode: frames.Compression, link: Link) -> None:
+    course = Course(mode)
+    course.tried(FOREST)
+    assert course.choose(link) is FOREST[0]
 
 
 def test_one_chunk_that_pays_renews_the_patience() -> None:

@@ -1,4 +1,4 @@
-"""A connection's speed from what the kernel counts: bytes acknowledged, over the time in which some were waiting."""
+"""Windows of what the kernel counts of a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from modelsync.edges.http.link_speed import ENOUGH_BYTES, LEAST_S, WINDOW_BYTES, LinkSpeeds
+from modelsync.edges.http.link_speed import WINDOW_BYTES, LinkSpeeds
 
 MIB = 1 << 20
 
@@ -18,19 +18,20 @@ class Connection:
     """A socket of which the kernel says what the test does."""
 
     def __init__(self) -> None:
-        self.acked = self.busy_us = 0
+        self.acked = self.busy_us = self.held_us = 0
         self.info_bytes = 256
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
         data = bytearray(max(size, 256))
         struct.pack_into("=Q", data, 120, self.acked)
-        struct.pack_into("=Q", data, 168, self.busy_us)
+        struct.pack_into("=QQ", data, 168, self.busy_us, self.held_us)
         return bytes(data[: self.info_bytes])
 
-    def sent(self, size_bytes: int, busy_s: float) -> None:
+    def sent(self, size_bytes: int, busy_s: float, held_s: float = 0.0) -> None:
         self.acked += size_bytes
         self.busy_us += int(busy_s * 1e6)
+        self.held_us += int(held_s * 1e6)
 
 
 class Transport(asyncio.Transport):
@@ -38,41 +39,38 @@ class Transport(asyncio.Transport):
         super().__init__({"socket": connection})
 
 
-def test_bytes_over_the_time_in_which_some_were_waiting() -> None:
+def test_a_window_begins_with_the_connection_or_where_it_is_said_to() -> None:
     speeds, connection = LinkSpeeds(), Connection()
     transport = Transport(connection)
-    assert speeds.bytes_per_s(transport) is None
-    connection.sent(ENOUGH_BYTES - 1, 0.01)
-    assert speeds.bytes_per_s(transport) is None
-    connection.sent(1, 0.0)
-    assert speeds.bytes_per_s(transport) == pytest.approx(ENOUGH_BYTES / 0.01)
+    connection.sent(MIB, 0.5, held_s=0.25)
+    first = speeds.window(transport)
+    assert first is not None and (first.acked_bytes, first.busy_s, first.held_s) == (MIB, 0.5, 0.25)
+    speeds.begin(transport)
+    connection.sent(5, 0.125)
+    second = speeds.window(transport)
+    assert second is not None and (second.acked_bytes, second.busy_s, second.held_s) == (5, 0.125, 0.0)
+    assert second.took_s >= 0.0
 
 
-def test_a_link_that_never_was_busy_is_quick_and_finite() -> None:
-    speeds, connection = LinkSpeeds(), Connection()
-    connection.sent(2 * MIB, 0.0)
-    assert speeds.bytes_per_s(Transport(connection)) == 2 * MIB / LEAST_S
-
-
-def test_a_link_that_changes_is_seen_after_a_window() -> None:
+def test_what_is_older_than_some_megabytes_is_forgotten() -> None:
     speeds, connection = LinkSpeeds(), Connection()
     transport = Transport(connection)
-    for _ in range(16):
-        connection.sent(MIB, MIB / 12.5e6)
-        found = speeds.bytes_per_s(transport)
-    assert found == pytest.approx(12.5e6, rel=0.01)
-    for _ in range(2 * WINDOW_BYTES // MIB):
-        connection.sent(MIB, MIB / 1e9)
-        found = speeds.bytes_per_s(transport)
-    assert found == pytest.approx(1e9, rel=0.01)
+    speeds.begin(transport)
+    for _ in range(64):
+        connection.sent(MIB, 1.0)
+        window = speeds.window(transport)
+        assert window is not None and window.acked_bytes <= WINDOW_BYTES
+    assert window.busy_s == window.acked_bytes / MIB >= WINDOW_BYTES / MIB / 2
 
 
 def test_connections_are_told_apart_and_forgotten() -> None:
     speeds, quick, slow = LinkSpeeds(), Connection(), Connection()
     one, two = Transport(quick), Transport(slow)
-    quick.sent(WINDOW_BYTES, 0.01)
+    speeds.begin(one), speeds.begin(two)
+    quick.sent(WINDOW_BYTES, 0.25)
     slow.sent(WINDOW_BYTES, 1.0)
-    assert speeds.bytes_per_s(one) == 100 * (speeds.bytes_per_s(two) or 0)
+    found = [speeds.window(one), speeds.window(two)]
+    assert [window and window.busy_s for window in found] == [0.25, 1.0]
     assert len(speeds._marks) == 2
     del one, two
     assert len(speeds._marks) == 0
@@ -87,7 +85,9 @@ def test_what_is_not_known_is_none(fault: str, monkeypatch: pytest.MonkeyPatch) 
     if fault == "closed":
         monkeypatch.setattr(connection, "getsockopt", lambda *_: _closed())
     transport = {"no transport": None, "no socket": Transport(None)}.get(fault, Transport(connection))
-    assert LinkSpeeds().bytes_per_s(transport) is None
+    speeds = LinkSpeeds()
+    speeds.begin(transport)
+    assert speeds.window(transport) is None
 
 
 def _closed() -> bytes:
@@ -103,5 +103,5 @@ def test_the_kernel_of_this_machine_tells() -> None:
                 left = 100_000
                 while left:
                     left -= len(other.recv(left))
-            found = LinkSpeeds().bytes_per_s(Transport(one))
-    assert found is None or found > 1e6  # None: a kernel before 4.9
+            found = LinkSpeeds().window(Transport(one))
+    assert found is None or 0 < found.acked_bytes <= 2_000_001  # its SYN counts; None: a kernel before 4.9

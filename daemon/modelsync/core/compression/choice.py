@@ -7,7 +7,7 @@ it, so packing pays where the link is the slowest and the bytes shrink. On a qui
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelsync.core.compression.frames import Compression
 
@@ -19,11 +19,15 @@ UNPACK_BYTES_PER_S = 600e6
 add up to on an idle core (decision 15)."""
 MIN_GAIN = 1.05
 """A chunk that arrives less than a twentieth sooner is not worth two hosts' processors."""
-TRY_AGAIN_CHUNKS = 16
+TRY_AGAIN_CHUNKS = 64
 """What a trial found holds for so many chunks, or until one is packed much worse than it said."""
 _WORSE = 1.15
 PATIENCE_CHUNKS = 4
 """So many chunks in a row that did not pay end an answer in frames: the rest goes by sendfile."""
+DOUBT_CHUNKS = 4
+"""Sent as they are, where that alone can show whether the link is quicker than the packers."""
+_AS_GOOD = 0.95
+"""Of ways to pack whose bytes arrive nearly as soon, the one that leaves the fewest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Link:
 
     Args:
         bytes_per_s: measured; None: not known yet.
+        may_be_quicker: that is what it does at least, since it was not full lately.
         limit_bytes_per_s: what the receiver lets in; 0: no limit of its own.
         packer_share: of one idle core, for this answer; at most 1.
         unpack_bytes_per_s: what the receiver manages.
@@ -60,6 +65,7 @@ class Link:
     limit_bytes_per_s: int = 0
     packer_share: float = 1.0
     unpack_bytes_per_s: float = UNPACK_BYTES_PER_S
+    may_be_quicker: bool = False
 
     @property
     def speed(self) -> float:
@@ -90,8 +96,10 @@ def best(trials: Sequence[Trial], link: Link, mode: Compression) -> Trial | None
     if mode == "always":
         smallest = min(trials, key=lambda trial: trial.ratio, default=None)
         return smallest if smallest is not None and smallest.ratio < 1 else None
-    quickest = max(trials, key=lambda trial: (gain(trial, link), -trial.ratio), default=None)
-    return quickest if quickest is not None and gain(quickest, link) >= MIN_GAIN else None
+    gains = [(trial, gain(trial, link)) for trial in trials]
+    most = max((each for _, each in gains), default=0.0)
+    fit = (trial for trial, each in gains if each >= max(MIN_GAIN, _AS_GOOD * most))
+    return min(fit, key=lambda trial: trial.ratio, default=None)
 
 
 @dataclass(slots=True)
@@ -106,6 +114,7 @@ class Course:
     _trials: Sequence[Trial] = ()
     _left: int = 0
     _idle: int = 0
+    _doubted: int = 0
 
     @property
     def wants_trial(self) -> bool:
@@ -124,11 +133,21 @@ class Course:
     def choose(self, link: Link) -> Trial | None:
         """How to pack the next chunk."""
         chosen = best(self._trials, link, self.mode)
-        self._left -= 1 if chosen else PATIENCE_CHUNKS  # what is not packed tells nothing of how it would be now
+        if chosen and self._doubted < DOUBT_CHUNKS and self._is_in_doubt(link):
+            self._doubted += 1
+            return None
+        self._left -= 1 if chosen else TRY_AGAIN_CHUNKS // PATIENCE_CHUNKS  # it tells nothing of how it would be now
         self._idle = 0 if chosen else self._idle + 1
         return chosen
 
+    def _is_in_doubt(self, link: Link) -> bool:
+        """Whether packing pays only if the link is no quicker than it has shown itself."""
+        if self.mode == "always" or not link.may_be_quicker:
+            return False
+        return best(self._trials, replace(link, bytes_per_s=float("inf")), self.mode) is None
+
     def packed(self, expected: Trial, actual: Trial) -> None:
-        """What became of a chunk: content that has changed is tried anew."""
+        """What became of a chunk: it tells more than the samples did, and content that has changed is tried anew."""
         if actual.ratio > _WORSE * expected.ratio + 0.02:
             self._left = 0
+        self._trials = [actual if trial.planes == actual.planes else trial for trial in self._trials]

@@ -12,17 +12,17 @@ _WEIGHT = 0.2
 
 @dataclass(slots=True)
 class Pace:
-    """A figure that is measured over and over, smoothed, and forgotten when it is old."""
+    """A figure that is measured over and over, smoothed, and forgotten when it is old. ``usual``: where it begins."""
 
+    usual: float
     _value: float = 0.0
     _at_s: float = float("-inf")
 
     def note(self, value: float, now_s: float) -> None:
         """One more measurement."""
-        fresh = now_s - self._at_s < LATELY_S
-        self._value = self._value + _WEIGHT * (value - self._value) if fresh else value
-        self._at_s = now_s
+        before = self.lately(now_s)
+        self._value, self._at_s = before + _WEIGHT * (value - before), now_s
 
-    def lately(self, now_s: float, otherwise: float) -> float:
-        """The figure, if it is fresh."""
-        return self._value if now_s - self._at_s < LATELY_S else otherwise
+    def lately(self, now_s: float) -> float:
+        """The figure, while it is fresh; else what is usual."""
+        return self._value if now_s - self._at_s < LATELY_S else self.usual

@@ -22,6 +22,7 @@ from modelsync.core.compression import choice
 from modelsync.core.compression.choice import Course, Link, Trial
 from modelsync.core.compression.frames import ASK_HEADER, FORMAT, RAW, STOP, Ask, Compression, Head, parse_ask, pieces
 from modelsync.core.compression.pace import Pace
+from modelsync.core.compression.way import Way
 from modelsync.edges.http.link_speed import LinkSpeeds
 from modelsync.edges.pull import codec
 
@@ -31,8 +32,9 @@ PACKERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Threads: half of the processors are for those who serve models with them."""
 REGION_BYTES = 64 << 20
 """What one probe stands for."""
-SAMPLES, SAMPLE_BYTES = 4, 32 << 10
-"""Of a region: together under a millisecond of one processor."""
+SAMPLES, SAMPLE_BYTES = 4, 64 << 10
+"""Of a region, or of a chunk that is tried anew: together one to two and a half milliseconds of one processor. Half as
+much makes every way to pack look a third slower than it is, and byte planes look useless."""
 _LEAST_CPU_S = 0.0005
 """Of a frame, to tell anything by the time that it took beside."""
 _REMEMBERED = 1024
@@ -66,8 +68,8 @@ class Framing:
         self._threads = ThreadPoolExecutor(PACKERS, "pack")
         self._answers = 0
         self._speeds = LinkSpeeds()
-        self._links: OrderedDict[str, float] = OrderedDict()
-        self._held_up = Pace()
+        self._ways: OrderedDict[str, Way] = OrderedDict()
+        self._held_up = Pace(1.0)
         self._probes: OrderedDict[tuple[str, int], tuple[Trial, ...]] = OrderedDict()
 
     def close(self) -> None:
@@ -132,6 +134,7 @@ class Framing:
         response.headers.pop("Content-Length", None)
         response.enable_chunked_encoding()
         coming: asyncio.Future[_Frame] | None = None
+        plain: bool | None = None
         try:
             await response.prepare(request)
             coming = self._packed(course, next(reads), self._link(request, ask))
@@ -143,13 +146,18 @@ class Framing:
                 if read is not None and not stops:
                     coming = self._packed(course, read, self._link(request, ask))
                 assert frame is not None
+                if plain is not frame.plain:
+                    plain = frame.plain
+                    self._speeds.begin(request.transport)
                 await response.write(frame.data)
+                self._measured(request, plain=plain)
                 sent(frame.raw_bytes, len(frame.data))
                 frame = None  # not held while the next one is waited for
                 if stops:
                     await response.write(Head(STOP, 0, 0).encode())
             await response.write_eof()
         finally:
+            self._speeds.begin(request.transport)
             if coming is not None:  # it reads a file that is about to be closed
                 await asyncio.wait({coming})
                 coming.cancelled() or coming.exception()  # nobody is left to be told of it
@@ -168,22 +176,29 @@ class Framing:
 
     def sent_plain(self, request: web.Request) -> None:
         """A body left as it is: what that tells of the link is remembered."""
-        self._measured(request)
+        if self._measured(request, plain=True):
+            self._speeds.begin(request.transport)
 
-    def _measured(self, request: web.Request) -> float | None:
-        """The speed of the way to a puller: of this connection, or of the last one to its address."""
-        speed, host = self._speeds.bytes_per_s(request.transport), request.remote or ""
-        if speed is None:
-            return self._links.get(host)
-        _remember(self._links, host, speed)
-        return speed
+    def _measured(self, request: web.Request, *, plain: bool) -> bool:
+        window = self._speeds.window(request.transport)
+        return window is not None and self._way(request).saw(window, time.monotonic(), plain=plain)
+
+    def _way(self, request: web.Request) -> Way:
+        """What is known of the way to a puller's address."""
+        host = request.remote or ""
+        way = self._ways.get(host)
+        if way is None:
+            _remember(self._ways, host, way := Way())
+        return way
 
     def _link(self, request: web.Request, ask: Ask) -> Link:
-        held_up = self._held_up.lately(time.monotonic(), 1.0)
+        now_s = time.monotonic()
+        way = self._way(request)
         return Link(
-            bytes_per_s=self._measured(request),
+            bytes_per_s=way.bytes_per_s,
+            may_be_quicker=way.may_be_quicker(now_s),
             limit_bytes_per_s=ask.limit_bytes_per_s,
-            packer_share=min(1.0, PACKERS / max(1, self._answers)) / held_up,
+            packer_share=min(1.0, PACKERS / max(1, self._answers)) / self._held_up.lately(now_s),
             unpack_bytes_per_s=ask.unpack_bytes_per_s or choice.UNPACK_BYTES_PER_S,
         )
 
@@ -195,27 +210,31 @@ class Framing:
 class _Frame:
     raw_bytes: int
     data: bytes
+    plain: bool
 
 
 def _frame(course: Course, data: bytes, link: Link) -> _Frame:
     """One chunk as it is to be sent. An answer's chunks are made one after another: its course needs no lock."""
     if course.wants_trial:
-        course.tried(codec.tried(data))
+        course.tried(codec.tried(b"".join(data[at : at + SAMPLE_BYTES] for at in _starts(0, len(data)))))
     expected = course.choose(link)
     if expected is not None:
         actual, packed = codec.packed_as(data, expected.planes)
         course.packed(expected, actual)
         if len(packed) < len(data):
-            return _Frame(len(data), Head(expected.planes, len(data), len(packed)).encode() + packed)
-    return _Frame(len(data), Head(RAW, len(data), len(data)).encode() + data)
+            return _Frame(len(data), Head(expected.planes, len(data), len(packed)).encode() + packed, plain=False)
+    return _Frame(len(data), Head(RAW, len(data), len(data)).encode() + data, plain=True)
 
 
 def _sampled(part: Part) -> bytes:
     """A few pieces of a range, or all of a small one; each begins where an element of any size may begin."""
     end = min(part.end, part.offset + REGION_BYTES)
-    step = max(SAMPLE_BYTES, (end - part.offset) // SAMPLES) & ~63
-    starts = range(part.offset, end, step)
+    starts = _starts(part.offset, end)
     return b"".join(os.pread(part.file.fileno(), min(SAMPLE_BYTES, end - start), start) for start in starts)
+
+
+def _starts(offset: int, end: int) -> range:
+    return range(offset, end, max(SAMPLE_BYTES, (end - offset) // SAMPLES) & ~63)
 
 
 def reads_of(part: Part, chunk_bytes: int) -> Iterator[Read]:

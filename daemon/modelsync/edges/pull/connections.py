@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
+from modelsync.core.compression import choice
 from modelsync.core.compression.frames import ASK_HEADER, FORMAT, MAX_FRAME_BYTES, Ask, Compression
 from modelsync.core.compression.pace import Pace
 from modelsync.core.errors import DigestMismatch, ModelsyncError, PeerRefused, PeerUnavailable, TimedOut
@@ -73,7 +74,7 @@ class Connections:
         self._compression = compression
         self._under_way = 0
         self._plain_until_s: dict[str, float] = {}
-        self._unpacking = Pace()
+        self._unpacking = Pace(choice.UNPACK_BYTES_PER_S)
         self._idle: dict[str, list[http.client.HTTPConnection]] = {}
         self._guard = threading.Lock()
 
@@ -148,7 +149,7 @@ class Connections:
         if self._plain_until_s.get(peer.id, 0.0) > time.monotonic():
             return {}
         limit = self._limiter.rate_bytes_per_s // (1 + self._under_way)
-        unpack = int(self._unpacking.lately(time.monotonic(), 0))
+        unpack = int(self._unpacking.lately(time.monotonic()))
         return {ASK_HEADER: Ask(mode, chunk_bytes, limit, unpack).text()}
 
     @contextlib.contextmanager
