@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from modelsync.client import switching, taking_apart
+from modelsync.client.giving_back import heaps
 
 if TYPE_CHECKING:
     from modelsync.client.client import Client
@@ -74,6 +75,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     switching.after_fork()
     taking_apart.after_fork()
+    heaps.forget()
     for client in _held:
         client.restart_in_child()
         client.resume_after_fork()

@@ -16,6 +16,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from modelsync.client.entry import Entry
+from modelsync.client.giving_back import heaps
 from modelsync.client.pacing import UNWAITED_REST, Pace
 
 LARGE_BYTES = 16 << 20
@@ -113,6 +114,7 @@ class _Later:
         gone, lock = self._gone, self._lock
         while True:
             free(gone.get(), Pace(itertools.count().__next__, UNWAITED_REST).stand_back)
+            heaps.give_back()
             with lock:
                 self._waited_for -= 1
                 if not self._waited_for:
