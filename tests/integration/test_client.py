@@ -456,6 +456,52 @@ def test_trust_is_a_collection_of_names_never_a_name(world: World) -> None:
         world.client(trust_pickle="m")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"verify": "digest"},
+        {"memory": "replce"},
+        {"budget_bytes": "2G"},
+        {"budget_bytes": 2e9},
+        {"budget_bytes": 0},
+        {"budget_bytes": -1},
+        {"workers": 0},
+        {"workers": "4"},
+    ],
+)
+def test_a_misspelt_option_never_means_its_default(world: World, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options)) + " is .* would be right"):
+        world.client(**options)
+
+
+def test_a_live_directory_that_is_not_there_is_told_from_a_model_that_is_not(world: World) -> None:
+    with pytest.raises(NoSuchModel, match="has no `current`"):
+        world.client().load("m")
+    with pytest.raises(NoSuchModel, match=r"live_dir=/nowhere.*no such directory"):
+        Client("/nowhere", watch=False).load("m")
+
+
+def test_the_log_says_whether_anybody_answers_after_a_failed_load(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = world.client(poll_s=0.05)
+    world.publish("no number")
+    with pytest.raises(ModelFileRefused):
+        client.load("m")
+    assert "requests for it fail" in caplog.text and "served on" not in caplog.text
+    world.publish(2)
+    until(lambda: client.load("m").predict(1) == 2, "recovery")
+    world.publish("no number")
+    until(lambda: "the one before is served on" in caplog.text, "log")
+
+
+def test_pinning_what_is_not_there_pins_nothing(world: World) -> None:
+    client = world.client()
+    with pytest.raises(NoSuchModel):
+        client.pin("m")
+    assert client.stats()["client"]["pinned"] == []
+
+
 # --- memory --------------------------------------------------------------------------------------------------------
 
 

@@ -228,6 +228,12 @@ def test_boosters_are_written_in_files_of_their_own(tmp_path: Path) -> None:
         weights.write(LogisticRegression(), "lgb", tmp_path, "m", None)
 
 
+def test_what_a_function_forgot_to_return_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(NotAModel, match="there is nothing"):
+        publish("m", None, models_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_publish_is_found_where_people_look_for_it() -> None:
     import modelsync  # noqa: PLC0415
 

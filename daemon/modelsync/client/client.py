@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral
 from types import TracebackType
 from typing import Any, Literal
 
@@ -50,6 +51,7 @@ class Client:
         daemon_url: a daemon, mostly this host's (``http://127.0.0.1:8461``): models that are not on this host are
             fetched through it, shards when they are asked for. None: there are none but those of ``live_dir``.
 
+    An option of another kind or value raises TypeError or ValueError at once.
     Methods that load raise NoSuchModel, NoSuchVersion, PickleNotTrusted, LoaderUnavailable, ModelFileRefused,
     WarmUpFailed, BudgetExceeded and ClientClosed (modelsync.core.errors); with ``daemon_url`` also
     RemoteFault and IntegrityFault. A failure is remembered, and repeated to
@@ -71,8 +73,7 @@ class Client:
         poll_s: float = 5.0,
         daemon_url: str | None = None,
     ) -> None:
-        if isinstance(trust_pickle, str) and trust_pickle != "all":
-            raise TypeError('trust_pickle is a collection of model names, or "all"')
+        _require_sound(budget_bytes, trust_pickle, workers, memory, verify)
         self._offers = Offers(live_dir) if daemon_url is None else Reaching(live_dir, daemon_url, poll_s)
         self._lock = threading.Condition(threading.RLock())
         self._memory = Memory(budget_bytes, self._lock)
@@ -138,9 +139,11 @@ class Client:
 
     def pin(self, name: str) -> None:
         """Keep a model in memory, loading it if need be (not waited for); all its versions that are loaded, too."""
+        handle = self._handle(name, None)  # raises where there is none: nothing is pinned then
         with self._lock:
             self._memory.pinned.add(name)
-        self.prefetch(name)
+        if not handle.resident:
+            self._flights.begin(handle, asked=False)
 
     def unpin(self, name: str) -> None:
         """Let a model be evicted again."""
@@ -280,6 +283,22 @@ class Client:
             "swaps": counts.swaps,
             "error": str(failure.error) if failure is not None else None,
         }
+
+
+def _require_sound(budget_bytes: object, trusted: object, workers: object, memory: object, verify: object) -> None:
+    """A misspelt option must not mean its default: ``verify="digest"`` would verify nothing."""
+    if isinstance(trusted, str) and trusted != "all":
+        raise TypeError('trust_pickle is a collection of model names, or "all"')
+    if budget_bytes is not None and not (isinstance(budget_bytes, Integral) and budget_bytes > 0):
+        raise ValueError(f"budget_bytes is {budget_bytes!r}; a number of bytes above 0, or None, would be right")
+    if not (isinstance(workers, Integral) and workers > 0):
+        raise ValueError(f"workers is {workers!r}; a number above 0 would be right")
+    for name, value, known in (
+        ("memory", memory, ("overlap", "replace")),
+        ("verify", verify, ("sizes", "digests")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; {' or '.join(map(repr, known))} would be right")
 
 
 def _frozen(trusted: Trusted) -> Collection[str] | Literal["all"]:

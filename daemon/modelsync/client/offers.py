@@ -77,7 +77,7 @@ class Offers:
     def require(self, name: str) -> None:
         """Raises NoSuchModel: not a legal name, or nothing is offered under it."""
         if not self.identity(self._legal(name)):
-            raise self._none(name, "it has no `current`")
+            raise self._none(name, "it has no `current`" if self.live_dir.is_dir() else "there is no such directory")
 
     def identity(self, name: str) -> str:
         """What changes whenever ``current`` means something else; empty when there is none. One system call."""

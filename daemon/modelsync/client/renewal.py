@@ -67,7 +67,7 @@ class Renewal:
         except ModelsyncError as error:
             handle._failure = backoff.failed(failure, identity, error, time.monotonic())
             self._ledger.of(handle.name).failures += 1
-            log.warning("version.not_loaded model=%s, the one before is served on: %s", handle.name, error)
+            log.warning("version.not_loaded model=%s, %s: %s", handle.name, _meanwhile(handle), error)
             raise
         handle._failure, handle._identity = None, identity
         return done
@@ -126,6 +126,10 @@ class Renewal:
             handle._offer = offer
             counts.loaded(loaded.times, loaded.loader.name, loaded.loader.maps, loaded.size_bytes)
         return entry, swap
+
+
+def _meanwhile(handle: Handle) -> str:
+    return "the one before is served on" if handle.resident else "requests for it fail until it is tried again"
 
 
 def _same(entry: Entry, offer: Offer) -> Entry | None:

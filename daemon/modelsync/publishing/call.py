@@ -170,6 +170,8 @@ def _as_files(
         return Path(model), describe.describe_path(Path(model))
     if isinstance(model, type):
         raise NotAModel(path=model.__name__, reason="it is a class; make an instance of it and fit that")
+    if model is None:
+        raise NotAModel(path="None", reason="there is nothing; did the function that trains it return it?")
     if not unfitted:
         _require_fitted(model)
     chosen = format_ or weights.default_format(model)
