@@ -289,9 +289,9 @@ def _require_sound(budget_bytes: object, trusted: object, workers: object, memor
     """A misspelt option must not mean its default: ``verify="digest"`` would verify nothing."""
     if isinstance(trusted, str) and trusted != "all":
         raise TypeError('trust_pickle is a collection of model names, or "all"')
-    if budget_bytes is not None and not (isinstance(budget_bytes, Integral) and budget_bytes > 0):
+    if budget_bytes is not None and not (isinstance(budget_bytes, Integral) and int(budget_bytes) > 0):
         raise ValueError(f"budget_bytes is {budget_bytes!r}; a number of bytes above 0, or None, would be right")
-    if not (isinstance(workers, Integral) and workers > 0):
+    if not (isinstance(workers, Integral) and int(workers) > 0):
         raise ValueError(f"workers is {workers!r}; a number above 0 would be right")
     for name, value, known in (
         ("memory", memory, ("overlap", "replace")),
