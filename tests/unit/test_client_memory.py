@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 
 from modelsync.client import memory as memory_module
 from modelsync.client.counting import VersionCounts
+from modelsync.client.emptying import LEAST_BYTES, empty_last
 from modelsync.client.entry import Entry
 from modelsync.client.giving_back import Heaps
 from modelsync.client.handle import Handle
 from modelsync.client.memory import Memory
+from modelsync.client.taking_apart import LARGE_BYTES, Remains
 
 MODEL_BYTES = 8 << 20
 LIMIT_S = 30
@@ -142,24 +147,106 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 with Client(sys.argv[1], loaders=[Private()], workers=1) as client:
-    client.load("first"), client.unload("first")  # from now on arrays of this size come from a heap
-    time.sleep(0.1)
-    client.load("first"), client.load("second")
-    loaded = resident()
-    client.unload("first")
-    deadline_s = time.monotonic() + 5  # the thread that loaded may be just about to let go of it
-    while loaded - resident() < 10 << 20 and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    print(loaded - resident())
+    def unloaded(*names):
+        for name in names:
+            client.load(name)
+        loaded = resident()
+        client.unload(names[0])
+        deadline_s = time.monotonic() + 5  # the thread that loaded may be just about to let go of it
+        while loaded - resident() < 10 << 20 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return loaded - resident()
+
+    unloaded("first")  # from now on arrays of this size come from a heap
+    if sys.argv[2] == "within a heap":
+        print(unloaded("first", "second"))
+    else:
+        print(unloaded("first"))
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="a C library without such heaps")
-def test_an_array_that_was_unloaded_is_the_systems_again(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
+@pytest.mark.parametrize("where", ["within a heap", "at its end"])
+def test_an_array_that_was_unloaded_is_the_systems_again(tmp_path: Path, where: str) -> None:
     for name in ("first", "second"):
         current = tmp_path / name / "current"
         current.mkdir(parents=True)
         numpy.save(current / "m.npy", numpy.ones(12 << 17))
-    found = subprocess.run([sys.executable, "-c", _UNLOADED, tmp_path], capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", _UNLOADED, tmp_path, where]
+    found = subprocess.run(words, capture_output=True, text=True, check=True)
     assert int(found.stdout) > 10 << 20
+
+
+def _grid(**options: Any) -> Any:
+    return numpy.ones((1000, 1000), **options)
+
+
+def test_an_array_that_only_its_list_holds_is_emptied_and_whole_pages_of_it() -> None:
+    shaped = [lambda: _grid(order="F"), lambda: numpy.ones(1_000_000).reshape(1000, 1000)]
+    for make in (_grid, *shaped, lambda: numpy.ones(LEAST_BYTES, "u1")):
+        held = [make()]
+        assert empty_last(held)
+        left = numpy.count_nonzero(held[0].ravel("K").view("u1"))
+        assert left < 2 * mmap.PAGESIZE, "all but the pages that it shares with its neighbours"
+
+
+@pytest.mark.parametrize(
+    "seen_by",
+    [
+        lambda array: array,
+        lambda array: array[5:],
+        memoryview,
+        weakref.ref,
+        lambda array: {"another": array},
+    ],
+)
+@pytest.mark.parametrize("make", [_grid, lambda: numpy.ones(1_000_000).reshape(1000, 1000)])
+def test_an_array_that_anybody_can_still_see_is_left_as_it_is(seen_by: Any, make: Any) -> None:
+    held = [make()]
+    seen = seen_by(held[0])
+    assert not empty_last(held)
+    assert (held[0] == 1).all()
+    del seen
+    assert empty_last(held)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: numpy.ones(LEAST_BYTES - 1, "u1"),
+        lambda: numpy.frombuffer(bytes(LEAST_BYTES), "u1"),
+        lambda: numpy.full(LEAST_BYTES, "x", object),
+        lambda: bytearray(LEAST_BYTES),
+        lambda: None,
+    ],
+)
+def test_what_is_not_an_array_in_memory_of_its_own_is_left_as_it_is(made: Any) -> None:
+    assert not empty_last([made()])
+
+
+def test_the_owner_of_what_an_array_shows_may_have_other_arrays_that_show_it() -> None:
+    owner = numpy.ones(1_000_000)
+    shown, other = [owner.reshape(1000, 1000)], owner[:10]
+    assert not empty_last(shown)
+    del owner
+    assert not empty_last(shown)
+    del other
+    assert empty_last(shown)
+
+
+def test_a_mapped_array_is_left_as_it_is(tmp_path: Path) -> None:
+    mapped = [numpy.memmap(tmp_path / "m", mode="w+", dtype="u1", shape=(LEAST_BYTES,))]
+    assert not empty_last(mapped)
+
+
+def test_a_model_that_its_user_kept_keeps_its_arrays() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.weights = {"a": _grid()}
+
+    kept = Model()
+    entry = Entry(None, kept, len, None, LARGE_BYTES)
+    remains = Remains(entry)
+    del entry
+    remains.free(lambda: None)
+    assert (kept.weights["a"] == 1).all()

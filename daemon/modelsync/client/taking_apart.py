@@ -15,12 +15,13 @@ from queue import SimpleQueue
 from types import FunctionType, ModuleType
 from typing import Any
 
+from modelsync.client.emptying import empty_last
 from modelsync.client.entry import Entry
 from modelsync.client.giving_back import heaps
 from modelsync.client.pacing import UNWAITED_REST, Pace
 
-LARGE_BYTES = 16 << 20
-"""Smaller ones are gone in a millisecond or two."""
+LARGE_BYTES = 1 << 20
+"""Of smaller ones neither the time that it takes to free them is felt, nor the memory that the C library keeps."""
 _PARTS = 2000
 """Looked at, from the top down: the trees of most forests. It takes a millisecond."""
 _WHOLE = (str, bytes, bytearray, int, float, complex, type(None), type, ModuleType, FunctionType)
@@ -36,7 +37,7 @@ class Remains:
 
     def __init__(self, entry: Entry) -> None:
         self._entry = weakref.ref(entry)
-        self._parts = parts_of(entry.model) if entry.size_bytes >= LARGE_BYTES else []
+        self._parts = _freed_with(entry.model) if entry.size_bytes >= LARGE_BYTES else []
 
     def free(self, stand_back: Callable[[], None]) -> None:
         """Free the parts now, or as soon as nobody uses the version any more."""
@@ -50,10 +51,16 @@ class Remains:
 
 
 def free(parts: Parts, stand_back: Callable[[], None]) -> None:
-    """Let go of parts one by one, from the end."""
+    """Let go of parts one by one, from the end, each with its memory."""
     while parts:
+        empty_last(parts)
         parts.pop()
         stand_back()
+
+
+def _freed_with(model: Any) -> Parts:
+    """An array is its own part: its memory goes with it."""
+    return [model] if type(model).__module__ == "numpy" else parts_of(model)
 
 
 def parts_of(model: Any) -> Parts:
