@@ -38,9 +38,14 @@ def test_a_table_json_and_curves(server: Serve, tmp_path: Path) -> None:
     heading, first, *_ = done.stdout.splitlines()
     assert heading.split()[:3] == ["MODEL", "VERSION", "REQUESTS"]
     assert first.split()[:4] == ["iris", "0", "20", "95.0"]  # one of the twenty waited for the load
+    latencies = first.partition(" %")[2].split()[3:7]  # after loads and what one took
+    assert [unit in ("ms", "µs", "s") for unit in latencies[1::2]] == [True, True], first
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     document = json.loads(stats("--url", server.url, "--json").stdout)
     assert document["models"]["iris"]["0"]["requests"] == 20
+    assert (
+        0 < document["models"]["iris"]["0"]["latency_s"]["p50"] <= document["models"]["iris"]["0"]["latency_s"]["p99"]
+    )
     assert sum(step["requests"] for step in document["timeseries"]["iris"]) == 20
 
 

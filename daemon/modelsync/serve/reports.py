@@ -22,10 +22,11 @@ from modelsync.serve.forwarding import Forwarder
 from modelsync.serve.lanes import Lanes
 from modelsync.serve.merging import labelled, merged
 from modelsync.serve.messages import json_bytes
-from modelsync.serve.traffic import BUCKET_S, ModelTraffic, Traffic
+from modelsync.serve.traffic import BUCKET_S, ModelTraffic, Traffic, VersionTraffic
 from modelsync.web import page, page_headers
 
 MAX_STEP_S = 86_400
+_UNASKED = VersionTraffic()
 _EDGES_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Of the exported histogram: few, since each is a time series for every model."""
 
@@ -112,15 +113,17 @@ class Reports:
         }
 
     def _by_version(self, counted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The client's counters by model and version, with requests and misses as their senders had them.
+        """The client's counters by model and version, with requests, misses and latency as their senders had them.
 
-        The client counts leases, of which a request that waits for a load and then leases is one without a wait.
+        The client counts leases, of which a request that waits for a load and then leases is one without a wait, and
+        does not see how long they last.
         """
         for name, versions in counted.items():
             traffic = self._traffic.models.get(name)
             for number, line in versions.items():
-                requests, misses = traffic.by_version.get(int(number), (0, 0)) if traffic is not None else (0, 0)
-                line |= {"requests": requests, "hits": requests - misses, "misses": misses}
+                seen = traffic.by_version.get(int(number), _UNASKED) if traffic is not None else _UNASKED
+                line |= {"requests": seen.requests, "hits": seen.requests - seen.misses, "misses": seen.misses}
+                line["latency_s"] = seen.percentiles_s()
         return counted
 
     def _series(self, name: str, step_s: int) -> list[dict[str, Any]]:

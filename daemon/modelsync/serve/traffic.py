@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from modelsync.client.counting import PERCENTILES
 from modelsync.client.latency import Histogram, difference, merged, percentile_s
 
 BUCKET_S = 10
@@ -48,12 +49,25 @@ class Visit:
 
 
 @dataclass(slots=True)
+class VersionTraffic:
+    """One version of one model, since the server began."""
+
+    requests: int = 0
+    misses: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+
+    def percentiles_s(self) -> dict[str, float | None]:
+        """By name, as the client tells its own."""
+        counts = difference(self.latency.counts, [0] * len(self.latency.counts))
+        return {name: percentile_s(counts, share) for name, share in PERCENTILES.items()}
+
+
+@dataclass(slots=True)
 class ModelTraffic:
     """One model, since the server began."""
 
     by_status: dict[int, int] = field(default_factory=dict)
-    by_version: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Version to requests and misses."""
+    by_version: dict[int, VersionTraffic] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     total_s: float = 0.0
     ring: deque[Bucket] = field(default_factory=lambda: deque(maxlen=KEPT_BUCKETS))
@@ -70,8 +84,10 @@ class ModelTraffic:
         bucket.failures += visit.status >= 500
         self.by_status[visit.status] = self.by_status.get(visit.status, 0) + 1
         if visit.version is not None:
-            requests, misses = self.by_version.get(visit.version, (0, 0))
-            self.by_version[visit.version] = (requests + 1, misses + visit.missed)
+            version = self.by_version.setdefault(visit.version, VersionTraffic())
+            version.requests += 1
+            version.misses += visit.missed
+            version.latency.add(took_s)
         self.latency.add(took_s)
         self.total_s += took_s
 
