@@ -40,6 +40,8 @@ class FakeNode:
     unchanged: bool = False
     objects: dict[Digest, Path] = field(default_factory=dict)
     parts: dict[Digest, HeldPart] = field(default_factory=dict)
+    growing: Growing | None = None
+    """A file that is held nowhere here, and on its way."""
     published: list[tuple[Upload, dict[str, bytes]]] = field(default_factory=list)
     commands: list[tuple[str, str]] = field(default_factory=list)
     promises: list[tuple[int, str, str]] = field(default_factory=list)
@@ -83,6 +85,8 @@ class FakeNode:
         return next(iter(self.objects.values()))
 
     async def read_through(self, name: ModelName, version: Version, path: str) -> Growing:
+        if self.growing is not None:
+            return self.growing
         raise NoSuchVersion(reason=f"{name} {version} has no file {path}")
 
     async def load(self, name: ModelName, *, wanted: bool) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def test_only_verified_bytes_are_covered(held: set[int], start: int, end: int) -
     assert made(held).covers(start, end) == expected
 
 
+@given(st.sets(st.integers(0, 9)), st.integers(-5, 1000))
+def test_verified_bytes_end_where_the_first_missing_one_is(held: set[int], start: int) -> None:
+    end = made(held).end_from(start)
+    expected = next((byte for byte in range(max(start, 0), 950) if byte // 100 not in held), 950)
+    assert end == (expected if 0 <= start < 950 else start)
+
+
 @given(st.sets(st.integers(0, 9)))
 def test_ranges_say_the_same_to_a_peer(held: set[int]) -> None:
     chunks = made(held)

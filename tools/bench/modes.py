@@ -1,7 +1,8 @@
 """The three storage modes: where models lie, what leaves an object store, what a dead host and reading through cost.
 
 `--part placement` takes a second; `shared` needs moto (the tests' dependency) and runs beside `aws` and rclone where
-they are installed (BENCH_AWS names another aws); `partitioned` kills a host under load.
+they are installed (BENCH_AWS names another aws); `partitioned` kills a host under load; `through` reads models of
+64 MiB and of `--size` through hosts that do not hold them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import sys
 
 import modes_partitioned
 import modes_shared
+import modes_through
 from payload import size
 from report import Bar, Result, arguments, finish, table
 
 from modelsync.cli.simulate import placement_lines
 
-PARTS = ("placement", "shared", "partitioned")
+PARTS = ("placement", "shared", "partitioned", "through")
 
 
 def placement(result: Result) -> None:
@@ -48,7 +50,10 @@ def main() -> int:
     if "shared" in parts:
         modes_shared.run(options.size, options.runs, result)
     if "partitioned" in parts:
-        modes_partitioned.run(min(options.size, 128 << 20), options.runs, result)
+        modes_partitioned.run(min(options.size, 8 << 20), result)
+    if "through" in parts:
+        for each in (min(options.size, 64 << 20), options.size):
+            modes_through.run(each, options.runs, result)
     return 0 if finish(result, options.out) else 1
 
 

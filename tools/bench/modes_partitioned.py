@@ -1,4 +1,4 @@
-"""Partitioned mode on eight real hosts: balance, a ninth host, a dead one, and what reading through costs."""
+"""Partitioned mode on eight real hosts: balance, a ninth host, a dead one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from payload import write_random
-from report import Bar, Result, percentile
+from report import Bar, Result
 
 from fleet import Daemon, Fleet, until
 from modelsync.client import Client
@@ -31,14 +29,6 @@ RATE_BYTES_PER_S = 4 << 20
 ROW_BYTES = 512
 LOAD_S = 40.0
 """How long models are asked for around a kill."""
-
-
-def run(size_bytes: int, runs: int, result: Result) -> None:
-    """``size_bytes``: of the models that are read through; a hundred others have at most 8 MiB each."""
-    eight_hosts(min(size_bytes, 8 << 20), result)
-    plain = '[storage]\nmode = "partitioned"\ncopies = 1\n'
-    with Fleet(*NODES[:3], sections=plain) as fleet:
-        read_through(fleet, size_bytes, runs, result)
 
 
 def names(count: int) -> list[str]:
@@ -55,7 +45,7 @@ def sections(rate_bytes_per_s: int) -> str:
     )
 
 
-def eight_hosts(size_bytes: int, result: Result) -> None:
+def run(size_bytes: int, result: Result) -> None:
     """A hundred models on eight hosts; a ninth joins; one dies and all is copied again; another dies under load."""
     ports = {name: _free_port() for name in (*NODES, "node-9")}
     said = {name: f'serve_url = "http://127.0.0.1:{port}"\n' for name, port in ports.items()}
@@ -297,58 +287,3 @@ def download(node: Daemon, name: str, suffix: str = ".bin") -> tuple[bytes | byt
     finally:
         connection.close()
     return data, first_s
-
-
-# --- reading through -------------------------------------------------------------------------------------------------
-
-
-def read_through(fleet: Fleet, size_bytes: int, runs: int, result: Result) -> None:
-    """Of two models that lie elsewhere a host pulls one, verified and fsynced, and one is downloaded through it."""
-    count, small = 2 * runs, 60
-    for number in range(count):
-        write_random(fleet.root / "source", size_bytes)
-        (fleet.root / "source").rename(fleet.primary.models / f"model-{number}.bin")
-    for number in range(count, count + small):
-        (fleet.root / "source").write_bytes(os.urandom(200_000))
-        (fleet.root / "source").rename(fleet.primary.models / f"model-{number}.bin")
-    until(lambda: len(placement(fleet.primary)) == count + small, "all models on their owners", 300)
-    placed = placement(fleet.primary)
-    time.sleep(3)
-    timed = [_pair(fleet, placed, 2 * number, size_bytes) for number in range(runs)]
-    firsts = [download(_stranger(fleet, placed[name]), name)[1] for name in names(count + small)[count:]]
-    for pulled_s, through_s, plain_s in timed:
-        print(
-            f"pulled {pulled_s:.2f} s, through {through_s:.2f} s, from its owner unverified {plain_s:.2f} s", flush=True
-        )
-    print(f"first byte: p50 {1000 * median(firsts):.1f} ms, p99 {1000 * percentile(firsts, 0.99):.1f} ms", flush=True)
-    result.figures |= {"read_through_s": timed, "first_byte_s": firsts}
-    cost = median(through_s / pulled_s for pulled_s, through_s, _ in timed)
-    result.bars.append(Bar("reading through", cost, 1.3, "x a verified pull"))
-    result.bars.append(Bar("first byte of a read-through, p99", 1000 * percentile(firsts, 0.99), 50, "ms"))
-
-
-def _pair(fleet: Fleet, placed: dict[str, list[str]], first: int, size_bytes: int) -> tuple[float, float, float]:
-    """(a host's own pull, a download through a host, a download from an owner that nobody verifies), in seconds."""
-    pulled, through = f"model-{first}", f"model-{first + 1}"
-    began_s = time.monotonic()
-    stranger = _stranger(fleet, placed[pulled])
-    request = urllib.request.Request(f"{stranger.url}/v1/models/{pulled}/load", method="POST")
-    urllib.request.urlopen(request, timeout=10).close()
-    until(lambda: stranger.current(pulled), "it to be pulled", 60)
-    pulled_s = time.monotonic() - began_s
-    taken = []
-    for node in (_stranger(fleet, placed[through]), _owner(fleet, placed[through])):
-        began_s = time.monotonic()
-        data, _ = download(node, through)
-        taken.append(time.monotonic() - began_s)
-        assert len(data) == size_bytes, f"{through} from {node.name}: {len(data)} bytes"
-    return pulled_s, taken[0], taken[1]
-
-
-def _owner(fleet: Fleet, placed: list[str]) -> Daemon:
-    return next(node for node in fleet.daemons if node.name in placed)
-
-
-def _stranger(fleet: Fleet, placed: list[str]) -> Daemon:
-    """A host that neither owns it nor published it."""
-    return next(node for node in reversed(fleet.daemons) if node.name not in placed and node is not fleet.primary)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,9 +46,8 @@ class Growing:
     """A published file on its way to this host."""
 
     entry: FileEntry
-    chunks: Sequence[Digest]
-    partial: Path
-    """Where it grows; what lies there is right chunk by chunk, once its digest says so."""
+    part: Callable[[], HeldPart | None]
+    """What is verified of it so far; None before the first, and once it is whole."""
     object: Path
     """Where it lies once it is whole."""
     pull: Future[None]

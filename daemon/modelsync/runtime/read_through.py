@@ -57,12 +57,10 @@ class ReadThrough:
         manifest, digest = await self._stager.document_of(record, number)
         entry = _entry(manifest, path)
         part = self._stager.part_of(manifest, entry)
-        chunks = await asyncio.to_thread(self._stager.chunks_of, manifest, entry, part)
         await asyncio.to_thread(self._keeper.used, digest)
         return Growing(
             entry=entry,
-            chunks=chunks,
-            partial=self._store.partial_path(entry.digest),
+            part=lambda: self._store.part(entry.digest),
             object=self._store.object_path(entry.digest),
             pull=self._pull(manifest, digest, entry, part),
         )

@@ -75,6 +75,16 @@ class ChunkMap:
         first, last = bisect_right(self._starts, start) - 1, bisect_right(self._starts, end - 1) - 1
         return self._flags.find(0, first, last + 1) == -1
 
+    def end_from(self, start: int) -> int:
+        """Where the verified bytes end that begin at ``start``: there itself where that byte is not verified."""
+        if not 0 <= start < self.size_bytes:
+            return start
+        first = bisect_right(self._starts, start) - 1
+        missing = self._flags.find(0, first)
+        if missing == first:
+            return start
+        return self._starts[missing] if missing != -1 else self.size_bytes
+
     def _end(self, index: int) -> int:
         return self._starts[index + 1] if index + 1 < len(self._starts) else self.size_bytes
 

@@ -46,6 +46,12 @@ class PartialMaps:
         with self._guard:
             self._entries.pop(digest, None)
 
+    def lost(self, path: Path) -> None:
+        """A file under way is about to be removed as garbage: another of its name would not be what the map says."""
+        with self._guard:
+            for digest in [digest for digest, entry in self._entries.items() if entry.path == path]:
+                del self._entries[digest]
+
     def find(self, digest: Digest) -> HeldPart | None:
         """What is verified of an object that is not whole yet."""
         with self._guard:

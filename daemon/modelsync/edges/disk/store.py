@@ -380,6 +380,8 @@ class Store:
         return removed
 
     def _discard(self, path: Path) -> None:
+        if path.parent == self.partial:
+            self.partials.lost(path)
         if path.is_dir():
             aside = self.new_temporary("gone")
             os.rename(path, aside)

@@ -36,9 +36,10 @@ _INERT = {
 class ObjectRoutes:
     """Serves bytes that this node holds and has verified."""
 
-    def __init__(self, api: NodeApi, gate: BodyGate, framing: Framing) -> None:
+    def __init__(self, api: NodeApi, gate: BodyGate, growing: BodyGate, framing: Framing) -> None:
         self._api = api
         self._gate = gate
+        self._growing = growing
         self._framing = framing
 
     def add_to(self, app: web.Application) -> None:
@@ -99,7 +100,7 @@ class ObjectRoutes:
             found = self._api.file_of(name, number, path)
         except NoSuchVersion:
             growing = await self._api.read_through(name, number, path)
-            return await send_growing(request, growing, headers)
+            return await send_growing(request, growing, headers, self._growing)
         return await send(request, Download(found, _etag_of(found), headers), self._gate)
 
 

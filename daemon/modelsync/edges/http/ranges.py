@@ -89,7 +89,7 @@ async def send(
     """
     file, size_bytes, whole = await asyncio.to_thread(_open, download.path)
     try:
-        response, span = _answer(request, download, size_bytes)
+        response, span = answer_to(request, download, size_bytes)
         if span is None or request.method == "HEAD":
             return response
         if len(whole) == size_bytes:
@@ -133,7 +133,7 @@ async def _framed(
         except ConnectionError:
             raise
         except OSError as error:
-            _hang_up(request, error)
+            hang_up(request, error)
     return True
 
 
@@ -165,7 +165,7 @@ def _warm(file: BinaryIO, span: Span) -> None:
     os.posix_fadvise(file.fileno(), span.offset_bytes, min(span.count_bytes, WARM_BYTES) or 1, os.POSIX_FADV_WILLNEED)
 
 
-def _answer(request: web.Request, download: Download, size_bytes: int) -> tuple[web.StreamResponse, Span | None]:
+def answer_to(request: web.Request, download: Download, size_bytes: int) -> tuple[web.StreamResponse, Span | None]:
     """The response with its headers, and what to send after them; None: nothing."""
     headers = {**download.headers, "Accept-Ranges": "bytes"}
     if download.etag is not None:
@@ -208,13 +208,13 @@ async def _transfer(
     except ConnectionError:
         raise
     except (OSError, RuntimeError) as error:  # a disk fault, or the transport closed under us
-        _hang_up(request, error)
+        hang_up(request, error)
     if sent != span.count_bytes:  # truncated under us: the receiver must not take this for the whole
         transport.abort()
         raise ConnectionResetError("hung up") from OSError(errno.EIO, f"{sent} of {span.count_bytes} bytes were left")
 
 
-def _hang_up(request: web.Request, error: Exception) -> NoReturn:
+def hang_up(request: web.Request, error: Exception) -> NoReturn:
     """Break the connection off, so that a short body is never taken for a whole one. Raises ConnectionResetError."""
     if request.transport is not None:
         request.transport.abort()

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -24,22 +25,41 @@ _LOOK_S = 0.25
 """How often it is looked at whether this side has closed the connection meanwhile."""
 
 
+More = Callable[[int, threading.Event], int]
+"""Where the bytes end that can be sent from an offset on, waited for; the offset itself where no more will come, or the
+event is set."""
+
+
 class Sender:
     """Threads that send bodies, one for each that is under way."""
 
     def __init__(self, bodies: int) -> None:
         self._threads = ThreadPoolExecutor(bodies, "send")
 
-    async def send(self, transport: asyncio.Transport, file: BinaryIO, offset: int, size_bytes: int) -> int:
+    async def send(
+        self,
+        transport: asyncio.Transport,
+        file: BinaryIO,
+        offset: int,
+        size_bytes: int,
+        *,
+        there: int | None = None,
+        more: More | None = None,
+    ) -> int:
         """Send a range of a file; how many bytes left, fewer where it ends early.
 
+        Args:
+            there: where the bytes end that can be sent now, of a file that grows; None: all.
+            more: says, in a thread of its own, how far it has grown.
         Raises: OSError, RuntimeError: the connection is gone, or the disk has failed. NotImplementedError: an event
         loop of another make, and nothing was sent.
         """
-        sent = await asyncio.get_running_loop().sendfile(transport, file, offset, min(size_bytes, FIRST_BYTES))
-        if sent < FIRST_BYTES or sent == size_bytes:
+        end = offset + size_bytes
+        first = min(end if there is None else min(there, end), offset + FIRST_BYTES) - offset
+        sent = await asyncio.get_running_loop().sendfile(transport, file, offset, first)
+        if sent < first or sent == size_bytes:
             return sent
-        body = _Body(transport, file, offset + sent, offset + size_bytes)
+        body = _Body(transport, file, offset + sent, end, more or (lambda at, over: end))
         running = self._threads.submit(body.run)
         ended = asyncio.wrap_future(running)
         ended.add_done_callback(_seen)
@@ -68,13 +88,14 @@ class _Body:
     closes the connection, need not wait for the thread.
     """
 
-    def __init__(self, transport: asyncio.Transport, file: BinaryIO, offset: int, end: int) -> None:
+    def __init__(self, transport: asyncio.Transport, file: BinaryIO, offset: int, end: int, more: More) -> None:
         number = transport.get_extra_info("socket").fileno()
         if number < 0:
             raise ConnectionResetError("the connection is closed")
         self._socket = socket.socket(fileno=os.dup(number))
         self._file = os.dup(file.fileno())
-        self._offset, self._end = offset, end
+        self._offset, self._end, self._more = offset, end, more
+        self._broken = threading.Event()
         self._guard = threading.Lock()
         self._over = False
 
@@ -88,10 +109,12 @@ class _Body:
     def _send(self) -> int:
         writable = select.poll()
         writable.register(self._socket, select.POLLOUT)
-        at = self._offset
+        at = there = self._offset
         while at < self._end:
+            if at == there:
+                there = min(self._more(at, self._broken), self._end)
             try:
-                size = os.sendfile(self._socket.fileno(), self._file, at, min(_PIECE_BYTES, self._end - at))
+                size = os.sendfile(self._socket.fileno(), self._file, at, min(_PIECE_BYTES, there - at))
             except BlockingIOError:
                 writable.poll()  # until there is room, the receiver is gone, or the body is broken off
                 continue
@@ -102,6 +125,7 @@ class _Body:
 
     def break_off(self) -> None:
         """Have the thread end soon, whatever it waits for; without effect where it has."""
+        self._broken.set()
         with self._guard:
             if not self._over:
                 with contextlib.suppress(OSError):  # the receiver has closed it already

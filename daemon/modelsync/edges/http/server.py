@@ -66,6 +66,8 @@ class HttpServer:
         self._limits = limits
         self._guard = Guard(host=host, token=token)
         self._gate = BodyGate(limits.max_bodies, limits.max_waiting_bodies, limits.body_wait_s)
+        # Bodies that have to wait for what is pulled may not take the places of those that need not.
+        self._growing = BodyGate(limits.max_bodies, limits.max_waiting_bodies, limits.body_wait_s)
         self._framing = Framing(compression)
         self._listening = Listening(host, port, limits)
 
@@ -77,12 +79,12 @@ class HttpServer:
     @property
     def sent_bytes(self) -> int:
         """Of models, to whoever asked for them, since the start; on the wire."""
-        return self._gate.sent_bytes
+        return self._gate.sent_bytes + self._growing.sent_bytes
 
     @property
     def sent_content_bytes(self) -> int:
         """What these bytes stood for: more, where they were packed."""
-        return self._gate.content_bytes
+        return self._gate.content_bytes + self._growing.content_bytes
 
     async def start(self) -> None:
         """Listen. Raises CannotListen if the address is taken or is not of this host."""
@@ -96,7 +98,7 @@ class HttpServer:
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._middleware()])
         ViewRoutes(self._api).add_to(app)
-        ObjectRoutes(self._api, self._gate, self._framing).add_to(app)
+        ObjectRoutes(self._api, self._gate, self._growing, self._framing).add_to(app)
         pace = BodyPace(silence_s=self._limits.body_silence_s, min_bytes_per_s=self._limits.min_body_bytes_per_s)
         BatchRoutes(self._api, pace, self._gate, self._framing).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)

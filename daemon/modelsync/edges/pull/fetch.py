@@ -241,17 +241,20 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _shown(self, pull: FilePull) -> Iterator[None]:
-        """Let others have what is verified of it, also after a failure; once it is whole it is served as what it is."""
+        """Let others have what is verified of it, also after a failure; once it is whole it is served as what it is.
+
+        Of a small one only who reads through here asks for parts, while it lasts.
+        """
         digest, partials = pull.entry.digest, self._store.partials
-        if pull.entry.size_bytes < self._swarm_from_bytes:
-            yield
-            return
         partials.enter(digest, pull.path, pull.verified)
         try:
             yield
             partials.forget(digest)
         finally:
-            partials.pause(digest)
+            if pull.entry.size_bytes < self._swarm_from_bytes:
+                partials.forget(digest)
+            else:
+                partials.pause(digest)
 
     def _receive(self, pull: FilePull, peers: Sequence[Peer], look: Look, spared: Collection[int] = ()) -> None:
         """Every missing chunk but those that are spared."""
