@@ -346,6 +346,30 @@ def test_a_bounded_cache_gives_up_what_was_used_longest_ago_and_never_what_is_ac
     assert sizes == {5 * 400_000, 5 * 400_000, 6 * 400_000}, "first is active, fourth was used last, and third fits"
 
 
+def test_a_bounded_cache_counts_use_and_not_arrival(fleet: Fleet, tmp_path: Path) -> None:
+    """What is downloaded again and again from the cache, and what was active until just now, was used last."""
+    store = tmp_path / "bucket"
+    primary = fleet.add("one", shared(store))
+    second = fleet.add("two", shared(store, "ahead = []\ncache_bytes = 2_600_000\n"))
+    sizes = {"loaded": 1_100_000, "again": 1_200_000, "once": 1_300_000}
+    for name, size in sizes.items():
+        primary.put(f"{name}.bin", b"m" * size)
+        until(lambda n=name: primary.active(n) == 1, f"{name} to be published")  # type: ignore[misc]
+
+    def cached() -> set[int]:
+        post(second, "/v1/gc")
+        return {path.stat().st_size for path in (second.state / "objects").rglob("*") if path.is_file()}
+
+    post(second, "/v1/models/loaded/load")
+    until(lambda: second.active("loaded") == 1, "it to be loaded")
+    for name in ("again", "once", "again"):
+        assert len(download(second, name, f"{name}.bin")) == sizes[name]
+        time.sleep(0.05)
+    post(second, "/v1/models/loaded/unload")
+    until(lambda: second.tree("loaded") is None, "it to be let go")
+    until(lambda: cached() == {sizes["loaded"], sizes["again"]}, "the one that came last and was used once to go")
+
+
 def test_a_bounded_cache_never_gives_up_what_is_pinned(fleet: Fleet, tmp_path: Path) -> None:
     """By the fleet's pin, or this host's own: though it does not run here, and was used longest ago."""
     store = tmp_path / "bucket"

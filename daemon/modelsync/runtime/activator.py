@@ -293,6 +293,7 @@ class Activator:
             return False
         if record.name in self.records:
             await asyncio.to_thread(self._live.clear, record.name)
+            await asyncio.to_thread(self.keeper.used, self.records[record.name].digest)  # until now, for the cache
             del self.records[record.name]
             log.info("model.let_go", model=record.name, where=self.keeper.where(record.name))
         elif model.here.touched and not free:

@@ -109,11 +109,15 @@ class NodeAnswers:
         return data
 
     def file_of(self, name: ModelName, version: Version, path: str) -> Path:
-        digest = self._record(name).require(version).digest
+        record = self._record(name)
+        digest = record.require(version).digest
         manifest = self._node.store.manifest(digest)
         if manifest is None:
             raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")
-        return self._object(manifest, path)
+        found = self._object(manifest, path)
+        if record.placement.mode != "replicated":  # else there is no cache that would ask
+            self._node.activator.keeper.used(digest)
+        return found
 
     def _object(self, manifest: Manifest, path: str) -> Path:
         for entry in manifest.files:
