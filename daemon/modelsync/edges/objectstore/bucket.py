@@ -41,6 +41,14 @@ EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeT
 
 
 @dataclass(frozen=True, slots=True)
+class Tag:
+    """What one content of an object is told by: S3 and Azure compare the first, GCS the second (its generation)."""
+
+    e_tag: str
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """An object in a listing."""
 
@@ -145,12 +153,12 @@ class Bucket:
             for piece in answer.stream(min_chunk_size=PIECE_BYTES):
                 yield memoryview(piece)
 
-    def read(self, key: str, max_bytes: int) -> tuple[bytes, str] | None:
+    def read(self, key: str, max_bytes: int) -> tuple[bytes, Tag] | None:
         """A small object and its tag; None if there is none. Raises ObjectStoreRefused above the limit."""
         try:
             with self._translated(f"read {key}"):
                 answer = self._library.get(self._client(), key)
-                size, tag = int(answer.meta["size"]), str(answer.meta["e_tag"])
+                size, tag = int(answer.meta["size"]), Tag(str(answer.meta["e_tag"]), answer.meta["version"])
                 if size > max_bytes:
                     reason = f"{size} bytes, at most {max_bytes} are read"
                     raise ObjectStoreRefused(operation=f"read {key}", reason=reason)
@@ -183,10 +191,11 @@ class Bucket:
             return False
         return True
 
-    def replace(self, key: str, data: bytes, tag: str) -> bool:
+    def replace(self, key: str, data: bytes, tag: Tag) -> bool:
         """Put it only over what was read. A mounted path cannot tell: there the lease alone guards."""
         try:
-            self._put(key, data, "overwrite" if self._local is not None else {"e_tag": tag})
+            same = {"e_tag": tag.e_tag} | ({"version": tag.version} if tag.version is not None else {})
+            self._put(key, data, "overwrite" if self._local is not None else same)
         except self._library.exceptions.PreconditionError:
             return False
         return True

@@ -23,7 +23,7 @@ from modelsync.core.storage import claims, condemned
 from modelsync.core.storage.claims import Claim
 from modelsync.core.storage.condemned import CondemnedLog, Kind, Name
 from modelsync.edges.disk.store import Store
-from modelsync.edges.objectstore.bucket import Bucket
+from modelsync.edges.objectstore.bucket import Bucket, Tag
 from modelsync.ports import Peer
 
 STORE_PEER = Peer("object store", "store:", primary=True)
@@ -133,13 +133,13 @@ class ObjectStore:
         return manifests.decode(data)
 
     def has_version(self, name: ModelName, version: Version, digest: Digest) -> bool:
-        claim, _ = self._claim(claim_key(name, version))
-        return claim is not None and (claim.fleet, claim.digest) == (self.fleet, digest)
+        found = self._claim(claim_key(name, version))
+        return found is not None and (found[0].fleet, found[0].digest) == (self.fleet, digest)
 
-    def _claim(self, key: str) -> tuple[Claim | None, str]:
+    def _claim(self, key: str) -> tuple[Claim, Tag] | None:
         """What a number was claimed for, and the tag by which the claim may be replaced."""
         found = self.bucket.read(key, claims.MAX_BYTES)
-        return (claims.decode(found[0]), found[1]) if found is not None else (None, "")
+        return (claims.decode(found[0]), found[1]) if found is not None else None
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -205,12 +205,15 @@ class ObjectStore:
         key, ours = claim_key(manifest.model, manifest.version), Claim(self.fleet, manifest.id, digest)
         if self.bucket.create(key, claims.encode(ours)):
             return
-        known, tag = self._claim(key)
-        if known is not None and known.digest == digest and known.fleet == self.fleet:
-            return
-        if known is None or not ours.may_replace(known) or not self.bucket.replace(key, claims.encode(ours), tag):
-            taken = f"{known.digest} of fleet {known.fleet}, {known.id}" if known else "removed just now"
-            raise VersionConflict(model=manifest.model, version=manifest.version, known=taken, offered=str(digest))
+        taken = "removed just now"
+        if found := self._claim(key):
+            known, tag = found
+            if known.digest == digest and known.fleet == self.fleet:
+                return
+            if ours.may_replace(known) and self.bucket.replace(key, claims.encode(ours), tag):
+                return
+            taken = f"{known.digest} of fleet {known.fleet}, {known.id}"
+        raise VersionConflict(model=manifest.model, version=manifest.version, known=taken, offered=str(digest))
 
 
 def claim_key(name: ModelName, version: Version) -> str:
