@@ -1,6 +1,7 @@
-"""Power cuts: the image of a mounted ext4 file system, copied after each system call, is what a cut would have left.
+"""Power cuts: the image of a mounted file system, copied after each system call, is what a cut would have left.
 
-What the kernel has not written to the loop device yet is not in the copy; mounting the copy replays the journal. With
+What the kernel has not written to the loop device yet is not in the copy; mounting the copy replays the journal (on
+btrfs its tree log). With
 ``forced`` another file is fsynced before each copy, as some other process might: that commits every name given so far,
 and so shows a name that was given before its bytes were durable.
 """
@@ -21,30 +22,63 @@ from tests.fault.sweeps import Choice, Point, every
 from tests.fault.tracing import Call, Driver
 from tests.fault.worlds import World
 
-IMAGE_BYTES = 64 << 20
+
+@dataclass(frozen=True)
+class FileSystem:
+    """What is made, mounted and checked.
+
+    Args:
+        image_bytes: the least that it can be made on, or little more.
+        replay: before the check, of an image that was not unmounted; empty: mounting it does that.
+    """
+
+    name: str
+    image_bytes: int
+    make: tuple[str, ...]
+    check: tuple[str, ...]
+    options: str = "loop"
+    replay: tuple[str, ...] = ()
 
 
-def why_not() -> str | None:
+FILE_SYSTEMS = {
+    each.name: each
+    for each in (
+        FileSystem(
+            "ext4",
+            64 << 20,
+            ("mkfs.ext4", "-q", "-m", "0"),
+            ("e2fsck", "-fn"),
+            replay=("e2fsck", "-E", "journal_only", "-fy"),
+        ),
+        # A copy has the same UUID as the original, which is mounted.
+        FileSystem("xfs", 320 << 20, ("mkfs.xfs", "-q"), ("xfs_repair", "-n"), options="loop,nouuid"),
+        FileSystem("btrfs", 256 << 20, ("mkfs.btrfs", "-q"), ("btrfs", "check", "--readonly")),
+    )
+}
+EXT4 = FILE_SYSTEMS["ext4"]
+
+
+def why_not(kind: FileSystem = EXT4) -> str | None:
     """Why no image can be mounted here, if so."""
     if os.geteuid() != 0:
         return "only root can mount a file system"
     try:
-        with tempfile.TemporaryDirectory() as directory, mounted(Path(directory) / "probe", new=True):
+        with tempfile.TemporaryDirectory() as directory, mounted(Path(directory) / "probe", new=True, kind=kind):
             return None
     except (OSError, subprocess.CalledProcessError) as error:
-        return f"no ext4 image can be mounted here: {error}"
+        return f"no {kind.name} image can be mounted here: {error}"
 
 
 @contextlib.contextmanager
-def mounted(image: Path, *, new: bool = False, options: str = "loop") -> Iterator[Path]:
+def mounted(image: Path, *, new: bool = False, options: str = "", kind: FileSystem = EXT4) -> Iterator[Path]:
     """Mount an image beside itself; unmounted at the end."""
     directory = image.with_name(image.name + ".mounted")
     directory.mkdir(exist_ok=True)
     if new:
         with open(image, "wb") as file:
-            file.truncate(IMAGE_BYTES)
-        _run("mkfs.ext4", "-q", "-m", "0", str(image))
-    _run("mount", "-t", "ext4", "-o", options, str(image), str(directory))
+            file.truncate(kind.image_bytes)
+        _run(*kind.make, str(image))
+    _run("mount", "-t", kind.name, "-o", options or kind.options, str(image), str(directory))
     try:
         yield directory
     finally:
@@ -77,12 +111,13 @@ class Cuts:
     directory: Path
     forced: bool
     checked: bool = False
-    """Whether e2fsck looks at each image after its journal was replayed."""
+    """Whether the file system's own checker looks at each image after its journal was replayed."""
+    kind: FileSystem = EXT4
     _cuts: int = 0
 
     def points(self, choice: Choice = every) -> Iterator[Point]:
         image = self.directory / "disk.img"
-        with mounted(image, new=True) as disk:
+        with mounted(image, new=True, kind=self.kind) as disk:
             root = disk / "root"
             root.mkdir()
             self.world.prepare(root)
@@ -102,8 +137,8 @@ class Cuts:
         self._cuts += 1
         cut = self.directory / f"cut-{self._cuts}.img"
         _copy(image, cut)
-        faults = _replayed(cut) if self.checked else []
-        with mounted(cut) as disk:
+        faults = _replayed(cut, self.kind) if self.checked else []
+        with mounted(cut, kind=self.kind) as disk:
             faults += self.world.broken(disk / "root")
             faults += self.world.lost(disk / "root") if ended else []
             faults += self.world.unfinished(disk / "root", url)
@@ -112,11 +147,15 @@ class Cuts:
         return Point(world, name.replace(str(root), ""), tuple(faults))
 
 
-def _replayed(cut: Path) -> list[str]:
-    """Replay the journal as a mount would, and have the whole file system looked at."""
-    subprocess.run(["e2fsck", "-E", "journal_only", "-fy", str(cut)], check=False, capture_output=True)
-    result = subprocess.run(["e2fsck", "-fn", str(cut)], check=False, capture_output=True, text=True)
-    return [f"e2fsck: {result.stdout[-500:]}"] if result.returncode else []
+def _replayed(cut: Path, kind: FileSystem) -> list[str]:
+    """Replay the journal as a mount does, and have the whole file system looked at."""
+    if kind.replay:
+        subprocess.run([*kind.replay, str(cut)], check=False, capture_output=True)
+    else:
+        with mounted(cut, kind=kind):
+            pass
+    result = subprocess.run([*kind.check, str(cut)], check=False, capture_output=True, text=True)
+    return [f"{kind.check[0]}: {result.stdout[-500:]}{result.stderr[-500:]}"] if result.returncode else []
 
 
 def _copy(image: Path, cut: Path) -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,3 +200,23 @@ def test_a_terminal_sees_a_bar_and_a_script_sees_json(fleet: Fleet, tmp_path: Pa
     assert len(sending) > 5 and "MiB/s" in sending[-2] and " left" in sending[len(sending) // 2]
     assert any(line.startswith("held by ") and " of 3 hosts" in line for line in lines)
     assert shown.endswith(b"\r\x1b[K"), "the line is left empty"
+
+
+def test_an_upload_in_one_request_is_seen_arriving(fleet: Fleet) -> None:
+    """`curl -T`: whoever looks at the status must not take it for nothing."""
+    primary, size = primary_of(fleet.daemons), 8 * MIB
+    with socket.create_connection(("127.0.0.1", int(primary.url.rpartition(":")[2]))) as sender:
+        head = f"PUT /v1/models/at-once?filename=w.bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+        sender.sendall(head.encode())
+        line = None
+        for _ in range(200):
+            sender.sendall(os.urandom(size // 256))
+            time.sleep(0.05)
+            if line := moving(primary, "at-once"):
+                break
+        assert line and 0 < line["done_bytes"] < line["total_bytes"] == size
+    until(lambda: not primary_line(primary).get("uploads"), "it to be gone with its sender")
+
+
+def primary_line(primary: Daemon) -> dict[str, Any]:
+    return next(node for node in primary.status()["nodes"] if node["id"] == primary.name)

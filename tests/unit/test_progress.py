@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from modelsync.cli import progress
+from modelsync.cli import progress, status
 from modelsync.cli.progress import Bar, duration, rendered
 from modelsync.ports import Progress
 from modelsync.runtime.under_way import UnderWay
@@ -105,3 +105,26 @@ def test_what_moves_is_told_by_model_and_forgotten_when_it_ends() -> None:
     assert under_way.lines()["transfers"]["fraud"]["rate_bytes_per_s"] is None, "another pull"
     under_way.scrub = Progress(8, 4)
     assert under_way.lines()["scrub"]["total_bytes"] == 8
+
+
+def node(**changed: object) -> dict[str, object]:
+    line = {"active": 1, "wanted": 2, "state": "pulling", "error": None, "why": "version 2 is the latest", **changed}
+    return {"id": "gpu-02", "role": "replica", "state": "ok", "last_seen_s": 0.1, "url": "", "models": {"fraud": line}}
+
+
+@pytest.mark.parametrize(
+    ("line", "moving", "trouble"),
+    [
+        ({}, True, ""),  # it is on its way, and the lines above say how far
+        ({}, False, "! gpu-02: fraud: version 2 is the latest"),
+        ({"error": "nobody has it"}, True, "! gpu-02: fraud: nobody has it"),
+        ({"why": "config pins 2"}, True, "! gpu-02: fraud: config pins 2"),
+    ],
+)
+def test_a_pull_under_way_is_no_trouble(
+    line: dict[str, object], moving: bool, trouble: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfers = {"fraud": {"done_bytes": 1, "total_bytes": 2, "rate_bytes_per_s": None, "left_s": None}}
+    shown = node(**line) | ({"transfers": transfers} if moving else {})
+    status._show_troubles({"nodes": [shown]})
+    assert capsys.readouterr().out.strip() == trouble

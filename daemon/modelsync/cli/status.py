@@ -108,12 +108,17 @@ def _show_troubles(document: dict[str, Any]) -> None:
         for name, line in node["models"].items():
             if line.get("error"):
                 troubles.append(f"{node['id']}: {name}: {line['error']}")
-            elif line["active"] != line["wanted"] or "config pins" in line.get("why", ""):
+            elif _is_odd(line, under_way=name in node.get("transfers", {})):
                 troubles.append(f"{node['id']}: {name}: {line.get('why', '')}")
     if troubles:
         click.echo()
         for trouble in troubles:
             click.echo(f"! {printable(trouble)}")
+
+
+def _is_odd(line: dict[str, Any], *, under_way: bool) -> bool:
+    """Whether a host that reports no error is to be explained all the same. What is pulled is no trouble."""
+    return "config pins" in line.get("why", "") or (line["active"] != line["wanted"] and not under_way)
 
 
 COMMANDS = (status_command,)

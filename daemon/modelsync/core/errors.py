@@ -377,7 +377,7 @@ class IntegrityFault(ModelsyncError):
 
 @dataclass(eq=False)
 class DigestMismatch(IntegrityFault):
-    """Received or stored bytes do not match their digest; they are discarded and fetched elsewhere."""
+    """Bytes do not match their digest and are discarded: a pull asks another host, an upload has to be sent again."""
 
     retryable: ClassVar[bool] = True
     path: str

@@ -20,7 +20,7 @@ _TRAFFIC = {
     "sent_content_bytes": "What these bytes stood for: more, where they were compressed",
     "received_bytes": "Bytes of models that this node pulled, on the wire",
     "received_content_bytes": "What these bytes stood for",
-    "uploaded_bytes": "Bytes of resumable uploads that came here",
+    "uploaded_bytes": "Bytes of uploads that came here",
 }
 
 

@@ -65,6 +65,11 @@ def require_plain(request: web.Request, known: Sequence[str]) -> None:
         raise web.HTTPUnsupportedMediaType(text="bodies are taken as they are, without Content-Encoding")
 
 
+def too_many(running: int) -> web.HTTPServiceUnavailable:
+    text = f"{running} uploads arrive already, and no more are taken at once; try again in a moment"
+    return web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "5"})
+
+
 def upload_of(
     name: ModelName,
     root: Path,

@@ -102,7 +102,7 @@ class HttpServer:
         pace = BodyPace(silence_s=self._limits.body_silence_s, min_bytes_per_s=self._limits.min_body_bytes_per_s)
         BatchRoutes(self._api, pace, self._gate, self._framing).add_to(app)
         CommandRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
-        UploadRoutes(self._api, fleet=self._fleet, limits=self._limits).add_to(app)
+        UploadRoutes(self._api, self._uploads, fleet=self._fleet, limits=self._limits).add_to(app)
         if self._uploads is not None:
             UploadSessionRoutes(self._api, self._uploads, fleet=self._fleet, limits=self._limits).add_to(app)
         if self._care is not None:

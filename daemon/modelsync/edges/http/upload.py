@@ -7,6 +7,7 @@ first byte of the body is asked for (``Expect: 100-continue``), so that a large 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from email.message import Message
 
 from aiohttp import web
@@ -29,14 +30,16 @@ from modelsync.edges.http.receiving import (
     upload_of,
 )
 from modelsync.edges.http.staging import FileSink, MultipartSink, Staging
-from modelsync.ports import NodeApi, Published, Upload
+from modelsync.edges.uploads.kept import Uploads
+from modelsync.ports import NodeApi, Progress, Published, Upload
 
 
 class UploadRoutes:
-    """Takes uploads, a bounded number at a time."""
+    """Takes uploads, a bounded number at a time. ``uploads``: who counts what arrives."""
 
-    def __init__(self, api: NodeApi, *, fleet: str, limits: HttpLimits) -> None:
+    def __init__(self, api: NodeApi, uploads: Uploads | None, *, fleet: str, limits: HttpLimits) -> None:
         self._api = api
+        self._uploads = uploads
         self._fleet = fleet
         self._limits = limits
         self._pace = BodyPace(silence_s=limits.body_silence_s, min_bytes_per_s=limits.min_body_bytes_per_s)
@@ -53,7 +56,10 @@ class UploadRoutes:
             return to_primary(request, self._api, self._fleet)
         self._refuse_early(request)
         if self._running >= self._limits.max_uploads:
-            raise web.HTTPServiceUnavailable(text="too many uploads at once", headers={"Retry-After": "5"})
+            raise web.HTTPServiceUnavailable(
+                text=f"{self._running} uploads arrive already, which is the most at once; try again",
+                headers={"Retry-After": "5"},
+            )
         self._running += 1
         try:
             published = await self._received(request, name)
@@ -74,17 +80,22 @@ class UploadRoutes:
             await to_its_end(staging.require_space, 2 * (request.content_length or 0))  # the store copies it
             sink = await to_its_end(_sink_of, request, name, staging)
             try:
-                await self._drain(request, sink)
+                with self._counted(name, request.content_length or 0) as progress:
+                    await self._drain(request, sink, progress)
             finally:
                 sink.close()
             return await self._api.publish(_upload(request, name, staging, sink))
         finally:
             await to_its_end(staging.remove)
 
-    async def _drain(self, request: web.Request, sink: FileSink | MultipartSink) -> None:
+    def _counted(self, name: ModelName, size_bytes: int) -> contextlib.AbstractContextManager[Progress]:
+        return self._uploads.at_once(name, size_bytes) if self._uploads else contextlib.nullcontext(Progress())
+
+    async def _drain(self, request: web.Request, sink: FileSink | MultipartSink, progress: Progress) -> None:
         await go_on(request)
         async for block in http_bodies.blocks(request, max_bytes=self._limits.max_upload_bytes, pace=self._pace):
             await to_its_end(sink.feed, block)
+            progress.add(done_bytes=len(block), wire_bytes=len(block))
         await to_its_end(sink.finish)
 
 

@@ -171,7 +171,10 @@ class UploadSessionRoutes:
     async def _place(self, known: KeptUpload | None) -> AsyncIterator[None]:
         """One body's place among those that arrive at once."""
         if self._running >= self._limits.max_uploads:
-            raise web.HTTPServiceUnavailable(text="too many uploads at once", headers={"Retry-After": "5"})
+            raise web.HTTPServiceUnavailable(
+                text=f"{self._running} uploads arrive already, which is the most at once; try again",
+                headers={"Retry-After": "5"},
+            )
         self._running += 1
         if known is not None:
             known.requests += 1

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class Uploads:
         self._plans: dict[bytes, str] = {}
         self._loaded = False
         self._ended_bytes = 0
+        self._at_once: list[tuple[ModelName, Progress]] = []
 
     def open_plan(self, model: ModelName, data: bytes) -> KeptUpload:
         """Begin a planned upload, or go on with the one of the same model and plan.
@@ -122,12 +124,28 @@ class Uploads:
                 one = found.setdefault(str(known.body.model), Progress())
                 one.done_bytes += known.body.progress.done_bytes
                 one.total_bytes += known.body.progress.total_bytes
+        for model, passing in list(self._at_once):
+            one = found.setdefault(str(model), Progress())
+            one.done_bytes += passing.done_bytes
+            one.total_bytes += max(passing.total_bytes, passing.done_bytes)  # a sender need not say how much
         return found
+
+    @contextlib.contextmanager
+    def at_once(self, model: ModelName, size_bytes: int) -> Iterator[Progress]:
+        """An upload in one request, of which nothing is kept if it breaks off: counted while its body arrives."""
+        passing = Progress(total_bytes=size_bytes)
+        self._at_once.append((model, passing))
+        try:
+            yield passing
+        finally:
+            self._at_once.remove((model, passing))
+            self._ended_bytes += passing.wire_bytes
 
     @property
     def received_bytes(self) -> int:
-        """Of all uploads since the start, those in one request not among them."""
-        return self._ended_bytes + sum(known.body.progress.wire_bytes for known in list(self._kept.values()))
+        """Of all uploads since the start."""
+        kept = sum(known.body.progress.wire_bytes for known in list(self._kept.values()))
+        return self._ended_bytes + kept + sum(passing.wire_bytes for _, passing in list(self._at_once))
 
     def touch(self, known: KeptUpload) -> None:
         """Somebody goes on with it: it is kept for longer."""
