@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
+import os
 import socket
 import struct
 from pathlib import Path
 
 import pytest
 from tests.integration.http_fixture import FakeNode, serving
+
+from modelsync.edges.http.sending import Sender
 
 SIZE = 64 << 20
 
@@ -56,3 +60,36 @@ async def test_a_receiver_that_leaves_fills_no_journal(node: FakeNode, caplog: p
             writer.transport.abort()
         await asyncio.sleep(0.3)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
+async def test_a_receiver_without_power_fills_no_journal(
+    node: FakeNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nobody says that it has gone: the kernel gives the connection up, by an error of its own."""
+
+    async def given_up(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Sender, "send", given_up)
+    digest = node.hold(b"x" * SIZE)
+    async with serving(node, idle_timeout_s=60.0) as server:
+        reader, _ = await begun(server.port, digest)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_disk_that_fails_is_named(
+    node: FakeNode, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failed(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Sender, "send", failed)
+    digest = node.hold(b"x" * SIZE)
+    async with serving(node, idle_timeout_s=60.0) as server:
+        reader, _ = await begun(server.port, digest)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert "Input/output error" in caplog.text

@@ -32,6 +32,9 @@ SMALL_BYTES = 256 << 10
 WARM_BYTES = 8 << 20
 """Asked of the disk ahead of sendfile, which would otherwise hold up the event loop for each cold page."""
 
+_GIVEN_UP = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)
+"""What the kernel says of a connection to a host without power or way. No disk says that."""
+
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 
 
@@ -218,6 +221,8 @@ def hang_up(request: web.Request, error: Exception) -> NoReturn:
     """Break the connection off, so that a short body is never taken for a whole one. Raises ConnectionResetError."""
     if request.transport is not None:
         request.transport.abort()
+    if isinstance(error, OSError) and error.errno in _GIVEN_UP:
+        raise ConnectionResetError(f"the receiver is gone: {error.strerror}") from None
     raise ConnectionResetError(str(error)) from error
 
 
