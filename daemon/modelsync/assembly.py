@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import structlog
@@ -26,6 +26,7 @@ from modelsync.edges.disk.asked_file import AskedFile, UsedVersions
 from modelsync.edges.disk.catalog_files import CatalogFiles
 from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.disk.live import Live
+from modelsync.edges.disk.outstanding import outstanding_bytes
 from modelsync.edges.disk.rejections import RejectionFiles
 from modelsync.edges.disk.state_file import StateFile
 from modelsync.edges.gates.prometheus import Prometheus
@@ -71,6 +72,7 @@ from modelsync.runtime.read_through import ReadThrough
 from modelsync.runtime.redis_health import RedisHealth
 from modelsync.runtime.reporting import Reporting
 from modelsync.runtime.rollouts import Rollouts
+from modelsync.runtime.room import Room
 from modelsync.runtime.settings import Identity, LiveSettings
 from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.sourcing import Sourcing
@@ -370,6 +372,7 @@ class Assembly:
             peers=self.sourcing.of,
             concurrency=self._config().transfer.concurrency,
             gates=self.gates,
+            room=Room(self.store.require_space, partial(outstanding_bytes, self.store)),
         )
 
     @cached_property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.fault import power
-from tests.fault.power import mounted
+from tests.fault.power import EXT4, mounted
 from tests.fault.test_disk_errors import _fill
 from tests.integration.daemons import Fleet, until
 from tests.integration.terms import QUICK_LEASE, Ledger, in_step, primary_of
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.fault
 
 @pytest.mark.parametrize("how", ["switchover", "stop"])
 @pytest.mark.usefixtures("can_mount")
-def test_a_primary_with_a_full_disk_hands_over(directory: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(power, "IMAGE_BYTES", 256 << 20)  # above what an upload leaves free for everything else
-    with mounted(directory / "disk.img", new=True) as disk:
+def test_a_primary_with_a_full_disk_hands_over(directory: Path, how: str) -> None:
+    large = replace(EXT4, image_bytes=256 << 20)  # above what an upload leaves free for everything else
+    with mounted(directory / "disk.img", new=True, kind=large) as disk:
         fleet, ledger = Fleet(directory / "fleet"), Ledger()
         try:
             (directory / "fleet").mkdir(exist_ok=True)

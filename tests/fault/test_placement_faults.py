@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 import urllib.error
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.fault import power
-from tests.fault.power import mounted
+from tests.fault.power import EXT4, mounted
 from tests.fault.test_disk_errors import _fill
 from tests.integration.daemons import Daemon, Fleet, until
 from tests.integration.terms import QUICK_LEASE
@@ -85,11 +85,8 @@ def test_both_sides_of_a_split_network_serve_what_they_have_and_agree_again(spli
 
 
 @pytest.mark.usefixtures("can_mount")
-def test_an_owner_whose_disk_is_full_keeps_what_it_has_and_is_asked_again_when_there_is_room(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(power, "IMAGE_BYTES", 160 << 20)
-    with mounted(directory / "disk.img", new=True) as disk:
+def test_an_owner_whose_disk_is_full_keeps_what_it_has_and_is_asked_again_when_there_is_room(directory: Path) -> None:
+    with mounted(directory / "disk.img", new=True, kind=replace(EXT4, image_bytes=160 << 20)) as disk:
         fleet = Fleet(directory / "fleet")
         try:
             (directory / "fleet" / "three").symlink_to(disk / "three")

@@ -82,7 +82,7 @@ class ReadThrough:
     ) -> None:
         with self._store.leased(manifest.referenced() | {digest}):
             if not self._store.object_path(entry.digest).exists():
-                self._store.require_space(entry.size_bytes)
+                self._stager.room.require([entry])
                 self._stager.pull_file(manifest, entry, progress, part)
 
     def _forget(self, name: ModelName, digest: Digest) -> Callable[[asyncio.Future[None]], None]:

@@ -24,6 +24,7 @@ from modelsync.core.transfer import batches
 from modelsync.ports import Candidate, Clock, Peer, Progress, Puller, VersionStore
 from modelsync.runtime.book import Book
 from modelsync.runtime.gates import Gates
+from modelsync.runtime.room import Room
 
 log = structlog.get_logger()
 
@@ -53,6 +54,7 @@ class Stager:
         peers: Callable[[ModelName, Version, int | None], Sequence[Peer]],
         concurrency: int,
         gates: Gates,
+        room: Room,
     ) -> None:
         self._gates = gates
         self._book = book
@@ -61,6 +63,7 @@ class Stager:
         self._clock = clock
         self._peers = peers
         self.concurrency = concurrency
+        self.room = room
         self.received = Progress()
         """What all pulls of this node have brought since it started."""
 
@@ -127,9 +130,10 @@ class Stager:
         return None if manifest is None else (manifest, self._missing(manifest))
 
     def _missing(self, manifest: Manifest) -> Sequence[FileEntry]:
+        """Raises DiskFull: it would not fit, so that nothing of it is begun."""
         missing = self._store.missing(manifest)
         if missing:
-            self._store.require_space(sum(entry.size_bytes for entry in missing))
+            self.room.require(missing)
         return missing
 
     def _fetch_manifest(
@@ -157,7 +161,7 @@ class Stager:
                 await asyncio.to_thread(pull, manifest, files, progress, part)
 
         try:
-            async with asyncio.TaskGroup() as group:
+            async with self.room.taken(missing), asyncio.TaskGroup() as group:
                 for part, entries in self._by_part(manifest, missing):
                     small, others = batches.together(entries)
                     if small:
@@ -205,7 +209,6 @@ class Stager:
             groups = parts.split(manifest.files, len(record.placement.shares))
             missing = [absent[file] for part in sorted(mine) for file in groups[part] if file in absent]
             if missing:
-                self._store.require_space(sum(entry.size_bytes for entry in missing))
                 await self._pull(manifest, missing, work)
 
     def chunks_of(self, manifest: Manifest, entry: FileEntry, part: int | None) -> Sequence[Digest]:
