@@ -84,6 +84,9 @@ class World:
         bodies: how many a host sends at once; it is busy for others.
         start_s: within it the replicas begin, at random.
         keep_asks: remember every request, for tests.
+        racks: the replicas stand in so many, by turns; 0: nobody says where.
+        apart: the distance between two racks.
+        primary_rack: the primary stands in this one; None: elsewhere.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class World:
         limits: Limits = Limits(),
         keep_asks: bool = False,
         racks: int = 0,
+        apart: int = 1,
+        primary_rack: int | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.chunk_bytes = chunk_bytes
@@ -112,7 +117,7 @@ class World:
         self.events = 0
         self.looks = 0
         self.most_open = 0
-        self.racks = racks
+        self.racks, self._apart, self._primary_rack = racks, apart, primary_rack
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         names = [f"r{number}" for number in range(replicas)]
@@ -144,12 +149,13 @@ class World:
         if self._tier is not None:  # as core.swarm.neighbours does, without sorting a large fleet for each of its nodes
             names = host.rng.sample(names, neighbours.NEAR + neighbours.FAR)
         others = [Candidate(name, self._distance(host.id, name)) for name in names]
-        return [*others, Candidate(PRIMARY, primary=True, holds=True)]
+        beside = self.racks and self._primary_rack == int(host.id[1:]) % self.racks
+        return [*others, Candidate(PRIMARY, 0 if beside else 2, primary=True, holds=True)]
 
     def _distance(self, one: str, other: str) -> int:
         if not self.racks:
             return 2
-        return 0 if int(one[1:]) % self.racks == int(other[1:]) % self.racks else 1
+        return 0 if int(one[1:]) % self.racks == int(other[1:]) % self.racks else self._apart
 
     # --- time --------------------------------------------------------------------------------------------------------
 

@@ -447,6 +447,22 @@ def test_a_chunk_comes_into_a_rack_about_once() -> None:
     assert inside >= 5 * 128
 
 
+@pytest.mark.parametrize(("replicas", "racks"), [(3, 2), (6, 3), (12, 3)])
+def test_who_stands_beside_the_primary_is_no_later_than_others(replicas: int, racks: int) -> None:
+    """Racks without zones: all but one are further from the primary than the nodes beside it, which it feeds no more
+    than their share."""
+    world = World(replicas=replicas, chunks=256, chunk_bytes=MIB, rate_bytes_per_s=125e6, racks=racks, apart=2,
+                  primary_rack=0)  # fmt: skip
+    world.run()
+    assert world.last_s <= 1.6 * 256 * MIB / 125e6
+    assert world.egress_copies <= 1.2
+
+
+def test_a_node_that_pulls_alone_beside_the_primary_asks_nobody_further_away() -> None:
+    made = plan(Candidate("primary", 0, primary=True, holds=True), Candidate("far", 2, holds=True))
+    assert {run.peer for run in asks(made.next_effects(0.0))} == {"primary"}
+
+
 # --- shares and neighbours --------------------------------------------------------------------------------------------
 
 

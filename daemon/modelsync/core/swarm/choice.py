@@ -35,7 +35,8 @@ def offers(peers: Iterable[KnownPeer], wanted: int, now_s: float, share_of: Call
         for nearer in usable:
             if nearer.cost >= peer.cost:
                 break
-            if not _is_much_slower(nearer, peer, now_s):
+            # Of a primary only a share is taken while others pull: the rest is had from them, wherever they stand.
+            if (peer.is_source or not nearer.primary) and not _is_much_slower(nearer, peer, now_s):
                 chunks &= ~nearer.has
         if chunks:
             result.append(Offer(peer, chunks & share_of(peer)))

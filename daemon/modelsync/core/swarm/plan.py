@@ -4,7 +4,8 @@
 
     1. never a chunk that is held or asked for already, but for a hedge; never more requests than ``Limits`` allows
     2. never a peer that gave wrong bytes; one that failed only after a pause
-    3. what a nearer peer has is not asked of one further away, and nothing of the primary that a replica has
+    3. what a nearer peer has is not asked of one further away, and nothing of the primary that a replica has; but a
+       primary that is near keeps nothing from being asked of others that pull, wherever they are
     4. of several pulling nodes each takes its own share from those that hold everything, and so do the nodes of a rack
        from beyond it (``shares``); who has had nothing to do for a while helps itself all the same; neither asks a
        source for what another says is on its way to it, while that one gets on
