@@ -119,6 +119,36 @@ def test_a_lie_of_lightgbm_is_refused(lie: str) -> None:
         lightgbm_text.check(resized(told).encode())
 
 
+PARAMETERS_LIES = {
+    "cut off within": lambda text: text[: text.index("[num_leaves") + 10],
+    "cut off before their end": lambda text: text[: text.index("end of parameters")],
+    "no value": lambda text: text.replace("[num_leaves: 6]", "[num_leaves]"),
+    "no bracket": lambda text: text.replace("[num_leaves: 6]", "[num_leaves: 6"),
+    "nothing before the colon": lambda text: text.replace("[num_leaves: 6]", ":"),
+    "by a carriage return": lambda text: text.replace("[num_leaves: 6]", "[num_leaves: 6]\rx"),
+    "among the trees": lambda text: resized(text.replace("leaf_value", "\nparameters:\nleaf_value", 1)),
+    "behind what is no end": lambda text: text.replace("end of parameters", "end of parameters.\nx\nend of parameters"),
+    "a number of classes behind a carriage return": lambda text: text.replace("Column_3", "Column_3\rnum_class=9", 1),
+    "behind a zero byte": lambda text: text.replace("[num_leaves: 6]", "[num_leaves\0: 6]"),
+    "a zero byte among the names": lambda text: text.replace("Column_1", "Column_\0", 1),
+}
+"""Of what the library looks for there without asking whether it is there."""
+
+
+@pytest.mark.parametrize("lie", PARAMETERS_LIES)
+def test_parameters_that_lightgbm_would_read_beyond_are_refused(lie: str) -> None:
+    true = light()
+    told = PARAMETERS_LIES[lie](true)
+    assert told != true and "[num_leaves: 6]" in true
+    with pytest.raises(ValueError):
+        lightgbm_text.check(told.encode())
+
+
+def test_a_model_without_parameters_is_one_of_an_older_lightgbm() -> None:
+    text = light()
+    lightgbm_text.check((text[: text.index("\nparameters:")] + "\n").encode())
+
+
 @pytest.mark.parametrize("sizes", ["1 2 3", "-5 10 10", "", "9999999999 1 1"])
 def test_sizes_of_trees_that_lead_elsewhere_are_refused(sizes: str) -> None:
     with pytest.raises(ValueError):

@@ -7,7 +7,7 @@ Source: LightGBM's src/boosting/gbdt_model_text.cpp and the constructor of Tree 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -19,8 +19,16 @@ _LEAST = 2.3e-308
 _SPELLED = re.compile(r"[-+]?(?:0*\.?0*(?:e[-+]?\d{1,3})?|inf|nan)", re.IGNORECASE)
 
 
-def check(data: bytes) -> None:
-    """Raises ValueError: no model of LightGBM, or one whose numbers lead outside of it."""
+_PARAMETER = re.compile(rb"\[[^:]+: .*\]")
+"""LightGBM takes what is on both sides of the colon without asking whether there is one."""
+
+
+def check(data: bytes, stand_back: Callable[[], None] = lambda: None) -> None:
+    """Raises ValueError: no model of LightGBM, or one whose numbers lead outside of it.
+
+    Args:
+        stand_back: called between pieces of work that take a millisecond or less, most of them.
+    """
     if not data.startswith(b"tree\n") or b"\nend of trees" not in data:
         raise ValueError("no LightGBM model, or cut off")
     begin = data.find(b"\nTree=") + 1
@@ -28,17 +36,20 @@ def check(data: bytes) -> None:
         raise ValueError("it has no trees")
     try:
         head = _fields(data[5:begin])
-        trees = _trees(data, begin, [int(size) for size in head["tree_sizes"].split()])
-        features = _check_head(head, len(trees))
-        for tree in trees:
-            _check_tree(_fields(tree), features)
+        sizes = [int(size) for size in head["tree_sizes"].split()]
+        features = _check_head(head, len(sizes))
+        for number, size in enumerate(sizes):
+            _check_tree(_fields(_tree(data, begin, size, number)), features, stand_back)
+            begin += size
+        _check_tail(data[begin:])
     except (KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"no LightGBM model: {type(error).__name__} {error}"[:200]) from error
 
 
 def _fields(text: bytes) -> dict[str, str]:
+    _require(b"\0" not in text, "a zero byte")
     found: dict[str, str] = {}
-    for line in text.decode().split("\n"):
+    for line in text.decode().replace("\r", "\n").split("\n"):  # LightGBM ends lines at either
         name, equals, value = line.partition("=")
         if name in found and equals:
             raise ValueError(f"{name[:40]!r} twice")
@@ -47,18 +58,25 @@ def _fields(text: bytes) -> dict[str, str]:
     return found
 
 
-def _trees(data: bytes, begin: int, sizes: list[int]) -> list[bytes]:
-    """Where LightGBM looks for each tree: it is told by the sizes in the head, not by the text."""
-    found = []
-    for number, size in enumerate(sizes):
-        tree = data[begin : begin + max(0, size)]
-        _require(
-            tree.startswith(b"Tree=%d\n" % number) and tree.count(b"Tree=") == 1, "sizes of trees that are not theirs"
-        )
-        found.append(tree.partition(b"\n")[2])
-        begin += size
-    _require(data[begin:].startswith(b"end of trees"), "sizes of trees that are not theirs")
-    return found
+def _tree(data: bytes, begin: int, size: int, number: int) -> bytes:
+    """What LightGBM takes for a tree: it is told by the sizes in the head, not by the text."""
+    tree = data[begin : begin + max(0, size)]
+    _require(tree.startswith(b"Tree=%d\n" % number) and tree.count(b"Tree=") == 1, "sizes of trees that are not theirs")
+    _require(b"parameters:" not in tree, "parameters among its trees")
+    return tree.partition(b"\n")[2]
+
+
+def _check_tail(tail: bytes) -> None:
+    """What follows the trees: of LightGBM's parameters each must be in brackets, name and value."""
+    _require(tail.startswith(b"end of trees"), "sizes of trees that are not theirs")
+    _require(b"\0" not in tail, "a zero byte")
+    _, begun, parameters = re.sub(rb"\r", b"\n", tail).partition(b"\nparameters:\n")
+    if begun:
+        parameters, ended, _ = (b"\n" + parameters + b"\n").partition(b"\nend of parameters\n")
+        _require(bool(ended), "cut off among its parameters")
+        for line in parameters.split(b"\n"):
+            _require(not line or bool(_PARAMETER.fullmatch(line)), "a parameter without name or value")
+    tail.decode()
 
 
 def _check_head(head: Mapping[str, str], trees: int) -> int:
@@ -75,9 +93,10 @@ def _check_head(head: Mapping[str, str], trees: int) -> int:
     return features
 
 
-def _check_tree(tree: Mapping[str, str], features: int) -> None:
+def _check_tree(tree: Mapping[str, str], features: int, stand_back: Callable[[], None]) -> None:
     for values in tree.values():
         _check_numbers(values.split())
+        stand_back()
     leaves = int(tree["num_leaves"])
     _require(leaves >= 1 and _count(tree, "leaf_value") == leaves, "another number of leaves than it says")
     inner = leaves - 1
