@@ -17,7 +17,7 @@ import pytest
 
 from modelsync.client import memory as memory_module
 from modelsync.client.counting import VersionCounts
-from modelsync.client.emptying import LEAST_BYTES, empty_last
+from modelsync.client.emptying import LEAST_BYTES, empty_bytes, empty_last
 from modelsync.client.entry import Entry
 from modelsync.client.giving_back import Heaps
 from modelsync.client.handle import Handle
@@ -232,6 +232,15 @@ def test_the_owner_of_what_an_array_shows_may_have_other_arrays_that_show_it() -
     assert not empty_last(shown)
     del other
     assert empty_last(shown)
+
+
+def test_bytes_that_are_done_with_are_emptied() -> None:
+    data = bytearray(b"x") * LEAST_BYTES
+    empty_bytes(data)
+    assert data.count(b"x") < 2 * mmap.PAGESIZE
+    few = bytearray(b"x") * 1000
+    empty_bytes(few)
+    assert few.count(b"x") == 1000
 
 
 def test_a_mapped_array_is_left_as_it_is(tmp_path: Path) -> None:

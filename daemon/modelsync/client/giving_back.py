@@ -3,7 +3,7 @@
 Once it has freed an array of some size, glibc takes memory of up to that size from a heap of each thread, and keeps it
 there when it is freed, for reuse by that thread: as much again as the budget, for every thread that loads. Returning it
 changes nothing of how the application allocates, which a lower threshold or fewer heaps would, and it holds for trees,
-whose arrays are too small for a threshold, too. Musl has no such heaps. Figures: decision 23.
+whose arrays are too small for a threshold, too. Musl has no such heaps. Figures: decision 24.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modelsync.client.emptying import empty_bytes
 from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.library import library
 from modelsync.core.errors import ModelFileRefused
@@ -49,14 +50,17 @@ class LightGbmLoader:
     def load(self, path: Path, context: LoadContext) -> object:
         lightgbm = library("lightgbm", self.name, path)
         file = path / (self._file(context) or "")
-        data = context.read(file)
         from modelsync.client.loaders import lightgbm_text  # noqa: PLC0415  it needs NumPy
 
-        try:
-            lightgbm_text.check(data)
-            return lightgbm.Booster(model_str=data.decode())
-        except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError) as error:
-            raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
+        with open(file, "rb") as opened:  # it stays what it is, removed or replaced
+            same = f"/proc/self/fd/{opened.fileno()}"
+            try:
+                data = context.read(Path(same))
+                lightgbm_text.check(data, context.stand_back)
+                empty_bytes(data)
+                return lightgbm.Booster(model_file=same)  # as text it would be copied twice under Python's lock
+            except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError) as error:
+                raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
 
     @staticmethod
     def _file(context: LoadContext) -> str | None:
@@ -85,8 +89,10 @@ class XgboostLoader:
         from modelsync.client.loaders import xgboost_document  # noqa: PLC0415  it needs NumPy
 
         try:
-            xgboost_document.check(data)
-            return XgboostModel(xgboost.Booster(model_file=bytearray(data)))
+            xgboost_document.check(data, context.stand_back)
+            booster = xgboost.Booster(model_file=data)
+            empty_bytes(data)
+            return XgboostModel(booster)
         except (xgboost.core.XGBoostError, ValueError) as error:
             raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
 

@@ -23,14 +23,13 @@ _PARAMETER = re.compile(rb"\[[^:]+: .*\]")
 """LightGBM takes what is on both sides of the colon without asking whether there is one."""
 
 
-def check(data: bytes, stand_back: Callable[[], None] = lambda: None) -> None:
+def check(data: bytes | bytearray, stand_back: Callable[[], None] = lambda: None) -> None:
     """Raises ValueError: no model of LightGBM, or one whose numbers lead outside of it.
 
     Args:
         stand_back: called between pieces of work that take a millisecond or less, most of them.
     """
-    if not data.startswith(b"tree\n") or b"\nend of trees" not in data:
-        raise ValueError("no LightGBM model, or cut off")
+    _require(data.startswith(b"tree\n"), "no LightGBM model")
     begin = data.find(b"\nTree=") + 1
     if begin == 0:
         raise ValueError("it has no trees")
@@ -46,10 +45,10 @@ def check(data: bytes, stand_back: Callable[[], None] = lambda: None) -> None:
         raise ValueError(f"no LightGBM model: {type(error).__name__} {error}"[:200]) from error
 
 
-def _fields(text: bytes) -> dict[str, str]:
-    _require(b"\0" not in text, "a zero byte")
+def _fields(text: bytes | bytearray) -> dict[str, str]:
+    _check_ends(text)
     found: dict[str, str] = {}
-    for line in text.decode().replace("\r", "\n").split("\n"):  # LightGBM ends lines at either
+    for line in text.decode().split("\n"):
         name, equals, value = line.partition("=")
         if name in found and equals:
             raise ValueError(f"{name[:40]!r} twice")
@@ -58,7 +57,12 @@ def _fields(text: bytes) -> dict[str, str]:
     return found
 
 
-def _tree(data: bytes, begin: int, size: int, number: int) -> bytes:
+def _check_ends(text: bytes | bytearray) -> None:
+    """LightGBM's text ends at a zero byte, and its lines at a carriage return: it would count other bytes than we."""
+    _require(b"\0" not in text and b"\r" not in text, "a zero byte or a carriage return")
+
+
+def _tree(data: bytes | bytearray, begin: int, size: int, number: int) -> bytes | bytearray:
     """What LightGBM takes for a tree: it is told by the sizes in the head, not by the text."""
     tree = data[begin : begin + max(0, size)]
     _require(tree.startswith(b"Tree=%d\n" % number) and tree.count(b"Tree=") == 1, "sizes of trees that are not theirs")
@@ -66,11 +70,11 @@ def _tree(data: bytes, begin: int, size: int, number: int) -> bytes:
     return tree.partition(b"\n")[2]
 
 
-def _check_tail(tail: bytes) -> None:
+def _check_tail(tail: bytes | bytearray) -> None:
     """What follows the trees: of LightGBM's parameters each must be in brackets, name and value."""
-    _require(tail.startswith(b"end of trees"), "sizes of trees that are not theirs")
-    _require(b"\0" not in tail, "a zero byte")
-    _, begun, parameters = re.sub(rb"\r", b"\n", tail).partition(b"\nparameters:\n")
+    _require(tail.startswith(b"end of trees"), "sizes of trees that are not theirs, or cut off")
+    _check_ends(tail)
+    _, begun, parameters = tail.partition(b"\nparameters:\n")
     if begun:
         parameters, ended, _ = (b"\n" + parameters + b"\n").partition(b"\nend of parameters\n")
         _require(bool(ended), "cut off among its parameters")

@@ -7,6 +7,7 @@ Source: https://ubjson.org/type-reference/ and container-types.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -18,17 +19,22 @@ _WORDS = {b"T": True, b"F": False, b"Z": None}
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+    def __init__(self, data: bytes | bytearray, stand_back: Callable[[], None]) -> None:
+        self._data, self._at, self._stand_back = data, 0, stand_back
 
     def take(self, size: int) -> bytes:
+        begin = self.skip(size)
+        return bytes(self._data[begin : self._at])
+
+    def skip(self, size: int) -> int:
+        """Pass so many bytes; where they begin."""
         if not 0 <= size <= len(self._data) - self._at:
             raise ValueError(f"cut off, or a count of {size:,} that lies")
         self._at += size
-        return self._data[self._at - size : self._at]
+        return self._at - size
 
     def peek(self) -> bytes:
-        return self._data[self._at : self._at + 1]
+        return bytes(self._data[self._at : self._at + 1])
 
     def number(self, marker: bytes) -> Any:
         if marker not in _NUMBERS:
@@ -63,6 +69,7 @@ class _Reader:
                 raise ValueError(f"{name[:40]!r} twice")
             found[name] = self.value(depth)
         self.take(1)
+        self._stand_back()
         return found
 
     def array(self, depth: int) -> Any:
@@ -82,12 +89,17 @@ class _Reader:
         if marker not in _NUMBERS or hash_mark != b"#":
             raise ValueError(f"an array of unknown type {marker!r}")
         kind = numpy.dtype(_NUMBERS[marker])
-        return numpy.frombuffer(self.take(self.count() * kind.itemsize), kind)
+        count = self.count()
+        return numpy.frombuffer(self._data, kind, count, self.skip(count * kind.itemsize))
 
 
-def decode(data: bytes) -> Any:
-    """Read one value: objects as dictionaries, arrays of numbers as NumPy views. Raises ValueError."""
+def decode(data: bytes | bytearray, stand_back: Callable[[], None] = lambda: None) -> Any:
+    """Read one value: objects as dictionaries, arrays of numbers as NumPy views. Raises ValueError.
+
+    Args:
+        stand_back: called after each object.
+    """
     try:
-        return _Reader(data).value(MAX_DEPTH)
+        return _Reader(data, stand_back).value(MAX_DEPTH)
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(str(error)) from error

@@ -9,7 +9,7 @@ Source: XGBoost's doc/model.schema and src/tree/tree_model.cc.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -20,17 +20,21 @@ _MAX_CLASSES = 100_000
 _NO_PARENT = (1 << 31) - 1
 
 
-def check(data: bytes) -> None:
-    """Raises ValueError: no model of XGBoost, or one whose numbers lead outside of it."""
+def check(data: bytes | bytearray, stand_back: Callable[[], None] = lambda: None) -> None:
+    """Raises ValueError: no model of XGBoost, or one whose numbers lead outside of it.
+
+    Args:
+        stand_back: called between pieces of work that take a millisecond or less, most of them; JSON is read at one go.
+    """
     try:
-        _check_learner(_decoded(data)["learner"])
+        _check_learner(_decoded(data, stand_back)["learner"], stand_back)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"no model of XGBoost: {type(error).__name__} {error}"[:200]) from error
 
 
-def _decoded(data: bytes) -> Any:
+def _decoded(data: bytes | bytearray, stand_back: Callable[[], None]) -> Any:
     if data[1:2] in (b"L", b"i", b"U", b"I", b"l"):
-        return ubjson.decode(data)
+        return ubjson.decode(data, stand_back)
     try:
         return json.loads(data, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -43,7 +47,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _check_learner(learner: Mapping[str, Any]) -> None:
+def _check_learner(learner: Mapping[str, Any], stand_back: Callable[[], None]) -> None:
     sizes = learner["learner_model_param"]
     features = int(sizes["num_feature"])
     classes, targets = int(sizes["num_class"]), int(sizes.get("num_target", 1))
@@ -61,12 +65,12 @@ def _check_learner(learner: Mapping[str, Any]) -> None:
         return
     _require(booster["name"] in ("gbtree", "dart"), f"the booster {booster['name']!r}")
     model = booster["gbtree"]["model"] if booster["name"] == "dart" else booster["model"]
-    _check_forest(model, features, groups)
+    _check_forest(model, features, groups, stand_back)
     if booster["name"] == "dart":
         _require(_numbers(booster["weight_drop"]).size == len(model["trees"]), "weights that are not one a tree")
 
 
-def _check_forest(model: Mapping[str, Any], features: int, groups: int) -> None:
+def _check_forest(model: Mapping[str, Any], features: int, groups: int, stand_back: Callable[[], None]) -> None:
     trees = model["trees"]
     _require(int(model["gbtree_model_param"]["num_trees"]) == len(trees), "another number of trees than it says")
     of_group = _whole(model["tree_info"])
@@ -76,6 +80,7 @@ def _check_forest(model: Mapping[str, Any], features: int, groups: int) -> None:
     for number, tree in enumerate(trees):
         _require(int(tree.get("id", number)) == number, "trees out of order")
         _check_tree(tree, features, groups)
+        stand_back()
 
 
 def _check_tree(tree: Mapping[str, Any], features: int, groups: int) -> None:
