@@ -7,7 +7,7 @@ its own, .cache/mlserver, which is made the first time. It runs with its worker 
 joining requests. Like is measured against like: ours against the fastest of MLServer's that joins none, ours that joins
 those that have come anyway (batch_delay_s = 0) against MLServer's that joins. Ours with two workers is shown.
 
-``loads``: see serve_beside.py.
+``loads``, ``formats``: see serve_beside.py.
 """
 
 from __future__ import annotations
@@ -295,6 +295,7 @@ def measure(options: Any) -> Result:
     parts: dict[str, Callable[[Path, Any], tuple[list[Bar], dict[str, Any]]]] = {
         "mlserver": measure_mlserver,
         "loads": serve_beside.measure,
+        "formats": serve_beside.measure_formats,
     }
     for name in options.part or parts:
         print(f"\n--- {name}", flush=True)
@@ -309,7 +310,7 @@ def measure(options: Any) -> Result:
 
 def main() -> int:
     parser = arguments("serve", __doc__.splitlines()[0])
-    parser.add_argument("part", nargs="*", choices=["mlserver", "loads", []], help="all, if none")
+    parser.add_argument("part", nargs="*", choices=["mlserver", "loads", "formats", []], help="all, if none")
     parser.add_argument("--seconds", type=float, default=8, help="of each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=16)

@@ -3,11 +3,13 @@
 A small scikit-learn model is asked over one kept connection every 2 ms, each request timed from when it was due, so
 that a stall counts for all that it delays. Turn by turn: half a second in which nothing is loaded, then a load of the
 big model and the 0.2 s after it, in which the garbage of the load would be collected. Likewise for a forest that is
-there already and is switched to another version: the old one answers meanwhile, and is freed afterwards.
+there already and is switched to another version: the old one answers meanwhile, and is freed afterwards. Files of
+XGBoost, LightGBM and ONNX, which their libraries load in one call, by themselves (``formats``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -15,10 +17,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from big_boosters import lightgbm_file, onnx_file, xgboost_file
 from client_models import MIB, LiveDir, arrays, constant, forest
 from report import Bar, percentile, table
 
@@ -29,6 +32,8 @@ AFTER_S = 0.2
 SWAP_S = 1.5
 """A switch, the load that it brings about and the end of the version before, with room to spare."""
 LOADS = 10
+FORMAT_LOADS = 4
+"""They take seconds, and so are as many requests."""
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP64", "data": [0.0, 0.0, 0.0]}]}).encode()
 REQUEST = b"POST /v2/models/small/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
@@ -40,17 +45,39 @@ def measure(root: Path, options: Any) -> tuple[list[Bar], dict[str, Any]]:
         source = write(root / f"{name}.joblib", BIG_BYTES)
         versions.append([directory.publish(name, source, metadata={"copy": number}) for number in range(2)])
         source.unlink()
+    with _serving(root, directory) as port:
+        found = {f"220 MB of {name} load": _beside(port, name) for name in ("forest", "arrays")}
+        found["a forest of 220 MB is switched"] = _switched(port, "forest", directory, versions[0])
+    return _told(found, LOADS)
+
+
+def measure_formats(root: Path, options: Any) -> tuple[list[Bar], dict[str, Any]]:
+    directory = LiveDir(root)
+    written = {"xgboost": (xgboost_file, "ubj"), "lightgbm": (lightgbm_file, "lgb"), "onnx": (onnx_file, "onnx")}
+    for name, (write, suffix) in written.items():
+        source = write(root / f"{name}.{suffix}", BIG_BYTES)
+        directory.publish(name, source)
+        source.unlink()
+    with _serving(root, directory) as port:
+        found = {f"220 MB of {name} load": _beside(port, name, FORMAT_LOADS) for name in written}
+    return _told(found, FORMAT_LOADS)
+
+
+@contextlib.contextmanager
+def _serving(root: Path, directory: LiveDir) -> Iterator[int]:
     directory.publish("small", constant(root / "small.joblib", 1))
     port = _free_port()
     command = [sys.executable, "-m", "modelsync.serve", "--live", str(directory.live), "--trust-pickle", "all"]
     process = subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}", "--log-level", "warning"])
     try:
-        found = {f"220 MB of {name} load": _beside(port, name) for name in ("forest", "arrays")}
-        found["a forest of 220 MB is switched"] = _switched(port, "forest", directory, versions[0])
+        yield port
     finally:
         process.terminate()
         process.wait(30)
-    print(f"a small model, asked every {PACE_S * 1e3:.0f} ms over HTTP; {LOADS} loads of each model of 220 MB\n")
+
+
+def _told(found: dict[str, dict[str, list[float]]], loads: int) -> tuple[list[Bar], dict[str, Any]]:
+    print(f"a small model, asked every {PACE_S * 1e3:.0f} ms over HTTP; {loads} loads of each model of 220 MB\n")
     rows = []
     bars = []
     for name, figures in found.items():
@@ -64,13 +91,13 @@ def measure(root: Path, options: Any) -> tuple[list[Bar], dict[str, Any]]:
     return bars, dict(found)
 
 
-def _beside(port: int, name: str) -> dict[str, list[float]]:
+def _beside(port: int, name: str, loads: int = LOADS) -> dict[str, list[float]]:
     _ask(port, "small", "load")
     _ask(port, name, "load")  # the libraries, and the files into the page cache
     quiet_ms: list[float] = []
     beside_ms: list[float] = []
     with _connected(port) as connection:
-        for _ in range(LOADS):
+        for _ in range(loads):
             _ask(port, name, "unload")
             quiet_ms += _pings(connection, _for(QUIET_S))
             load = threading.Thread(target=_ask, args=(port, name, "load"))
