@@ -15,6 +15,7 @@ import pytest
 
 from modelsync.client import taking_apart
 from modelsync.client.entry import Entry
+from modelsync.client.loaders.boosters import LightGbmLoader, XgboostLoader
 from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.pickles import JoblibLoader, PickleLoader
 from modelsync.client.pacing import ASKED_S, LONGEST_S, SLICE_S, UNWAITED_REST, WAITED_REST, Pace
@@ -122,6 +123,33 @@ def test_large_files_stand_back_often_enough(tmp_path: Path, how: str) -> None:
     assert [each["name"] for each in loaded] == [f"tree {number}" for number in range(1000)]
     assert all(np.array_equal(each["nodes"], np.arange(400.0) + number) for number, each in enumerate(loaded))
     assert times[0] >= 1000 if how == "mapped" else context.files[name] >> 16
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_boosters_are_looked_through_tree_by_tree(tmp_path: Path, library: str) -> None:
+    module = pytest.importorskip(library)
+    rows, labels = np.arange(100.0).reshape(50, 2), np.arange(50) % 2
+    if library == "lightgbm":
+        options = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 1, "objective": "binary"}
+        name, booster = "m.lgb", module.train(options, module.Dataset(rows, labels), 40)
+    else:
+        name, booster = "m.ubj", module.train({"nthread": 1}, module.DMatrix(rows, labels), 40)
+    booster.save_model(tmp_path / name)
+    context = LoadContext("m", 1, {}, {name: os.stat(tmp_path / name).st_size})
+    times = counted(context)
+    loader = LightGbmLoader() if library == "lightgbm" else XgboostLoader()
+    loaded: Any = loader.load(tmp_path, context)
+    assert len(loaded.predict(rows)) == 50
+    assert times[0] >= 2 * 40
+
+
+def test_a_file_is_read_in_pieces(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "m").write_bytes(data)
+    context = LoadContext("m", 1, {}, {"m": len(data)})
+    times = counted(context)
+    assert context.read(tmp_path / "m") == data
+    assert times[0] >= 10
 
 
 class Tree:
