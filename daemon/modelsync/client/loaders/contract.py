@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,6 @@ _BUFFER_BYTES = 32 << 10
 """What compiled unpicklers build from it takes less than a millisecond, and they hold Python's lock meanwhile."""
 _READ_BYTES = 1 << 20
 """Of an array at a time."""
-_PIECE_BYTES = 256 << 10
-"""Of what is copied once more: a tenth of a millisecond."""
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all, from the thread that loads."""
 
@@ -55,11 +54,13 @@ class LoadContext:
         return cast(BinaryIO, io.BufferedReader(_Timed(path, self), buffer_size=_BUFFER_BYTES))
 
     def read(self, path: Path) -> bytearray:
-        """A whole file, its time counted as ``read_s``, in pieces: one call would hold Python's lock for all of it."""
+        """A whole file, its time counted as ``read_s``, while other threads run: ``bytearray(size)`` would write zeros
+        first, and growing by parts would copy, both under Python's lock.
+        """
         data = bytearray()
+        ctypes.pythonapi.PyByteArray_Resize(ctypes.py_object(data), ctypes.c_ssize_t(path.stat().st_size))
         with self.open(path) as opened:
-            while part := opened.read(_PIECE_BYTES):
-                data += part
+            del data[cast(io.BufferedReader, opened).readinto(data) :]
         return data
 
 
