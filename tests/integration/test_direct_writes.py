@@ -20,7 +20,6 @@ from modelsync.edges.disk import partial_file
 from modelsync.edges.disk.chunk_writer import ChunkWriter
 from modelsync.edges.disk.direct import buffer_of
 from modelsync.edges.disk.store import Store
-from modelsync.edges.pull import opening
 from modelsync.edges.pull.fetch import Fetcher
 from modelsync.edges.pull.rate_limit import RateLimiter
 
@@ -144,9 +143,8 @@ def test_a_refusal_at_a_write_is_said_once(tmp_path: Path, monkeypatch: pytest.M
 # --- whole pulls ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["threads", "no threads"])
-def replica(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
-    monkeypatch.setattr(opening, "THREADS_FROM_BYTES", 1 if request.param == "threads" else 1 << 60)
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Replica]:
     store, limiter = Store(tmp_path / "state"), RateLimiter()
     store.open()
     fetcher = Fetcher(store, limiter, direct_from_bytes=1, room_bytes=lambda: 0)

@@ -6,23 +6,27 @@ import errno
 import fcntl
 import os
 import random
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.disk import sources
 from tests.integration.lying_peer import LyingPeer, peers
 
 from modelsync.core import manifest as manifests
-from modelsync.core.ids import EntryId, ModelName, Version
+from modelsync.core.errors import DigestMismatch, DiskFailed, DiskFull
+from modelsync.core.ids import Digest, EntryId, ModelName, Version
 from modelsync.core.manifest import CHUNK_BYTES, FileEntry, Manifest
 from modelsync.core.transfer import seeds
 from modelsync.core.transfer.seeds import Span
 from modelsync.edges.disk import alignment
 from modelsync.edges.disk.ingest import IngestingStore
+from modelsync.edges.pull import copying
 from modelsync.edges.pull.fetch import Fetcher
 from modelsync.edges.pull.rate_limit import RateLimiter
 from modelsync.ports import Progress
@@ -87,12 +91,13 @@ def test_degenerate_files(tmp_path: Path, old: bytes, new: bytes) -> None:
 class Host:
     """A store with its ways in and out, and the versions that it holds."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **options: Any) -> None:
         self.store = IngestingStore(root / "state")
         self.store.open()
-        self.fetcher = Fetcher(self.store, RateLimiter())
+        self.fetcher = Fetcher(self.store, RateLimiter(), **options)
         self.root = root
         self.versions: list[Manifest] = []
+        self.digests: list[Digest] = []
 
     def publish(self, data: bytes) -> FileEntry:
         source = Path(tempfile.mkdtemp(dir=self.root))
@@ -106,7 +111,8 @@ class Host:
             ModelName("m"), Version(number), EntryId(1, number), 0, "", "", None, files[0].digest, {}, files
         )
         self.versions.append(manifests.decode(manifests.encode(made)))
-        self.store.build_tree(made, self.store.put_document(manifests.encode(made)))
+        self.digests.append(self.store.put_document(manifests.encode(made)))
+        self.store.build_tree(made, self.digests[-1])
         return files[0]
 
     def offer(self, peer: LyingPeer) -> None:
@@ -132,11 +138,22 @@ class Host:
         self.store.close()
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host, LyingPeer]]:
+WAYS = {
+    "one thread": (1 << 60, {}),
+    "two threads": (1, {}),
+    "past the page cache": (1, {"direct_from_bytes": 1, "room_bytes": lambda: 0}),
+}
+
+
+@pytest.fixture(params=WAYS)
+def hosts(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Host, Host, LyingPeer]]:
     for name in ("primary", "replica"):
         (tmp_path / name).mkdir()
-    primary, replica = Host(tmp_path / "primary"), Host(tmp_path / "replica")
+    thread_from_bytes, options = WAYS[request.param]
+    monkeypatch.setattr(copying, "THREAD_FROM_BYTES", thread_from_bytes)
+    primary, replica = Host(tmp_path / "primary"), Host(tmp_path / "replica", swarm_from_bytes=1, **options)
     with peers("primary") as [peer]:
         yield primary, replica, peer
     primary.close()
@@ -144,8 +161,12 @@ def hosts(tmp_path: Path) -> Iterator[tuple[Host, Host, LyingPeer]]:
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_only_what_is_new_crosses_the_wire(hosts: tuple[Host, Host, LyingPeer], name: str) -> None:
+def test_only_what_is_new_crosses_the_wire(
+    hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     primary, replica, peer = hosts
+    proved, finish = [], Fetcher._finish
+    monkeypatch.setattr(Fetcher, "_finish", lambda *given: proved.append(finish(*given)) or proved[-1])
     new, new_bytes = EDITS[name]
     first = primary.publish(OLD)
     primary.offer(peer)
@@ -160,6 +181,7 @@ def test_only_what_is_new_crosses_the_wire(hosts: tuple[Host, Host, LyingPeer], 
     assert peer.body_bytes <= max(new_bytes + 3000, -(-new_bytes // MIB + 1) * MIB if new_bytes >= MIB // 2 else 0)
     assert progress.wire_bytes == peer.body_bytes
     assert progress.blamed == []
+    assert proved == [True, True]  # what is sound is not looked through twice
 
 
 def test_a_host_that_is_versions_behind_pulls_what_changed_since(hosts: tuple[Host, Host, LyingPeer]) -> None:
@@ -225,6 +247,19 @@ def test_without_its_map_a_file_is_pulled_by_chunks(hosts: tuple[Host, Host, Lyi
     assert replica.read(second) == new
 
 
+# --- copies are proved by the whole file's digest ---------------------------------------------------------------------
+
+
+def rot(replica: Host, entry: FileEntry, offset: int = 2 * MIB + 9) -> Path:
+    """Spoil a few bytes of a file that is held."""
+    path = replica.store.object_path(entry.digest)
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"rot")
+    return path
+
+
 def test_a_base_whose_bytes_rotted_is_not_passed_on(hosts: tuple[Host, Host, LyingPeer]) -> None:
     primary, replica, peer = hosts
     first = primary.publish(OLD)
@@ -232,13 +267,116 @@ def test_a_base_whose_bytes_rotted_is_not_passed_on(hosts: tuple[Host, Host, Lyi
     second = primary.publish(new)
     primary.offer(peer)
     replica.pull(first, peer)
-    path = replica.store.object_path(first.digest)
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(2 * MIB + 9)
-        file.write(b"rot")
-    replica.pull(second, peer)
+    rot(replica, first)
+    progress = replica.pull(second, peer)
     assert replica.read(second) == new
+    assert progress.done_bytes == len(new)
+    assert progress.blamed == []  # a map led there: the publisher may be wrong, or the disk
+
+
+def test_rot_is_found_named_healed_and_not_copied_again(hosts: tuple[Host, Host, LyingPeer]) -> None:
+    primary, replica, peer = hosts
+    texts = [OLD, changed(OLD, 0, 1000), changed(OLD, 5 * MIB, 1000)]
+    first, second, third = (primary.publish(text) for text in texts)
+    primary.offer(peer)
+    replica.pull(first, peer)
+    path = rot(replica, first)
+    progress = replica.pull(second, peer)
+    assert replica.read(second) == texts[1]
+    assert progress.done_bytes == SIZE
+    [fault] = progress.blamed
+    assert isinstance(fault, DigestMismatch)
+    assert (fault.path, fault.chunk, fault.source) == (str(path), 2, "disk")
+    assert fault.expected == str(second.chunks[2]) != fault.actual
+    assert MIB < progress.wire_bytes < MIB + 3000
+    shutil.rmtree(replica.store.tree_path(ModelName("m"), replica.digests[-1]))  # it has a sound copy of that chunk
+    replica.store.object_path(second.digest).unlink()
+    progress = replica.pull(third, peer)
+    assert replica.read(third) == texts[2]
+    assert progress.blamed == []
+    assert MIB < progress.wire_bytes < MIB + 3000
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_what_is_copied_is_shown_to_nobody_before_it_is_proved(
+    hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor after a pull that stopped: the next one looks at each chunk of what it finds."""
+    primary, replica, peer = hosts
+    first = primary.publish(OLD)
+    new = changed(OLD, 3 * MIB, MIB)
+    second = primary.publish(new)
+    primary.offer(peer)
+    replica.pull(first, peer)
+    rot(replica, first)
+
+    def stop(*_: object) -> bool:
+        raise Stopped
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Fetcher, "_finish", stop)
+        replica.pull(second, peer)
+    part = replica.store.part(second.digest)
+    assert part is not None
+    assert part.chunks.ranges() == [(3 * MIB, 4 * MIB)]
+    assert part.path.read_bytes()[: 2 * MIB] == new[: 2 * MIB]  # they do lie there
+    progress = replica.pull(second, peer)
+    assert replica.read(second) == new
+    assert progress.wire_bytes == MIB
+    assert len(progress.blamed) == 1
+
+
+def test_bytes_that_no_copy_explains_are_the_manifests_fault(hosts: tuple[Host, Host, LyingPeer]) -> None:
+    primary, replica, peer = hosts
+    first = primary.publish(OLD)
+    second = primary.publish(changed(OLD, 3 * MIB, MIB))
+    primary.offer(peer)
+    replica.pull(first, peer)
+    wrong = replace(second, digest=first.chunks[0])
+    peer.objects[str(wrong.digest)] = peer.objects[str(second.digest)]
+    with pytest.raises(DigestMismatch) as raised:
+        replica.pull(wrong, peer)
+    assert raised.value.source == "manifest"
+    assert not replica.store.has(wrong.digest)
+    assert list(replica.store.partial.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "fault"), [(errno.EIO, DiskFailed), (errno.ENOSPC, DiskFull)])
+def test_a_copy_that_cannot_be_written_ends_the_pull(
+    hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch, number: int, fault: type[Exception]
+) -> None:
+    primary, replica, peer = hosts
+    first, second = primary.publish(OLD), primary.publish(changed(OLD, 0, 1000))
+    primary.offer(peer)
+    replica.pull(first, peer)
+    real = os.pwrite
+
+    def failing(descriptor: int, data: memoryview, offset: int) -> int:
+        if offset >= 6 * MIB:  # the last chunk: nobody asks for a buffer after it
+            raise OSError(number, os.strerror(number))
+        return real(descriptor, data, offset)
+
+    with monkeypatch.context() as patched, pytest.raises(fault):
+        patched.setattr(os, "pwrite", failing)
+        replica.pull(second, peer)
+    assert list(replica.store.partial.iterdir()) == []
+    replica.pull(second, peer)
+    assert replica.read(second) == changed(OLD, 0, 1000)
+
+
+def test_more_files_than_threads_are_copied_as_well(
+    hosts: tuple[Host, Host, LyingPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary, replica, peer = hosts
+    first, second = primary.publish(OLD), primary.publish(changed(OLD, 0, 1000))
+    primary.offer(peer)
+    replica.pull(first, peer)
+    monkeypatch.setattr(replica.fetcher, "_slots", copying.Slots(0))
+    assert replica.pull(second, peer).wire_bytes < 3000
+    assert replica.read(second) == changed(OLD, 0, 1000)
 
 
 @pytest.mark.parametrize("answer", ["shared", "not at a border", "not at all"])

@@ -58,6 +58,8 @@ class Assembly:
     pieces: tuple[Span, ...]
     gaps: tuple[tuple[int, int], ...]
     """(offset in the file, size) in bytes."""
+    listed: bool = False
+    """Its one piece is a chunk of the same digest: if its bytes are not right, the disk has spoilt them."""
 
 
 def covered_bytes(layer: Sequence[Span]) -> int:
@@ -151,14 +153,18 @@ def usable(layers: Sequence[Layer], held: Callable[[Digest], bool]) -> Layer:
     return max(candidates, key=covered_bytes, default=())
 
 
-def assemblies(entry: FileEntry, missing: Collection[int], layer: Layer) -> list[Assembly]:
-    """How to make missing chunks of local ranges, in order; a chunk of which most would be asked for is left out."""
+def assemblies(entry: FileEntry, missing: Collection[int], layer: Layer, *, listed: bool = False) -> list[Assembly]:
+    """How to make missing chunks of local ranges, in order; a chunk of which most would be asked for is left out.
+
+    Args:
+        listed: the layer's spans are chunks of the same digest.
+    """
     starts = [span.offset for span in layer]
-    plans = (_assembly(entry, index, layer, starts) for index in sorted(missing))
+    plans = (_assembly(entry, index, layer, starts, listed=listed) for index in sorted(missing))
     return [plan for plan in plans if plan is not None]
 
 
-def _assembly(entry: FileEntry, index: int, layer: Layer, starts: Sequence[int]) -> Assembly | None:
+def _assembly(entry: FileEntry, index: int, layer: Layer, starts: Sequence[int], *, listed: bool) -> Assembly | None:
     offset, size = entry.chunk_range(index)
     position, pieces, gaps = offset, [], []
     for at in range(max(0, bisect_right(starts, offset) - 1), len(layer)):
@@ -174,7 +180,7 @@ def _assembly(entry: FileEntry, index: int, layer: Layer, starts: Sequence[int])
     if position < offset + size:
         gaps.append((position, offset + size - position))
     worth = 2 * sum(gap for _, gap in gaps) <= size and len(gaps) <= MAX_GAPS
-    return Assembly(index, tuple(pieces), tuple(gaps)) if pieces and worth else None
+    return Assembly(index, tuple(pieces), tuple(gaps), listed) if pieces and worth else None
 
 
 def joined(pieces: Sequence[Span]) -> list[Span]:

@@ -18,6 +18,7 @@ from modelsync.core.ids import Digest
 from modelsync.core.manifest import FileEntry
 from modelsync.core.transfer.chunk_map import ChunkMap
 from modelsync.core.transfer.ranges import Run
+from modelsync.core.transfer.seeds import Span
 from modelsync.edges.disk.chunk_writer import ChunkWriter
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.partial_file import RunningHash
@@ -32,7 +33,7 @@ from modelsync.ports import Peer, Progress
 
 @dataclass(frozen=True, slots=True)
 class FilePull:
-    """One file under way; ``verified`` grows."""
+    """One file under way; ``verified`` and ``copied`` grow."""
 
     entry: FileEntry
     chunks: Sequence[Digest]
@@ -40,16 +41,17 @@ class FilePull:
     descriptor: int
     progress: Progress
     writer: ChunkWriter
-    threads: bool = False
-    """Whether it is written beside whoever receives."""
     whole: RunningHash = field(default_factory=RunningHash)
     """The file's own digest, as far as its bytes came in order."""
+    copied: dict[int, Span | None] = field(default_factory=dict)
+    """Chunks from old versions, which only the file's own digest will prove: nobody else is given them before. With
+    each the range whose own chunk list says that it is this chunk; None where only a publisher's map leads there."""
     verified: ChunkMap = field(init=False)
     placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
         verified = ChunkMap(self.starts, self.entry.size_bytes)
-        placing = Placing(self.entry, self.writer, self.whole, verified, self.progress, threads=self.threads)
+        placing = Placing(self.entry, self.writer, self.whole, verified, self.progress)
         object.__setattr__(self, "verified", verified)
         object.__setattr__(self, "placing", placing)
 
@@ -64,7 +66,9 @@ class FilePull:
         return [self.entry.chunk_range(index)[1] for index in range(self.entry.chunk_count)]
 
     def missing(self) -> list[int]:
-        return [index for index in range(self.entry.chunk_count) if index not in self.verified]
+        """Chunks of which the file has no bytes yet."""
+        here = {*self.verified, *self.copied}
+        return [index for index in range(self.entry.chunk_count) if index not in here]
 
 
 def receive(
@@ -85,24 +89,6 @@ def receive(
         DiskFull, DiskFailed: the file must be discarded.
         TimedOut: cancelled.
     """
-    try:
-        with pull.placing.filling():
-            _receive_run(response, peer, pull, run, limiter, attempt)
-    finally:
-        with local_faults(pull.path, "write"):
-            pull.placing.settle()
-    if isinstance(response, Framed):
-        response.finish(pull.progress)
-
-
-def _receive_run(
-    response: http.client.HTTPResponse | Framed,
-    peer: Peer,
-    pull: FilePull,
-    run: Run,
-    limiter: RateLimiter,
-    attempt: Attempt | None,
-) -> None:
     for index in range(run.first, run.last + 1):
         if isinstance(response, Framed):
             if not _receive_frame(response, peer, pull, index, limiter, attempt):
@@ -112,6 +98,8 @@ def _receive_run(
         else:
             limiter.take(pull.entry.chunk_range(index)[1], pull.progress.cancelled)
             _receive_chunk(response, peer, pull, index, attempt)
+    if isinstance(response, Framed):
+        response.finish(pull.progress)
 
 
 def _receive_frame(
@@ -136,8 +124,7 @@ def _receive_frame(
 def _receive_chunk(
     response: http.client.HTTPResponse, peer: Peer, pull: FilePull, index: int, attempt: Attempt | None
 ) -> None:
-    with local_faults(pull.path, "write"):
-        buffer = pull.placing.buffer()
+    buffer = pull.placing.buffer()
     try:
         data = buffer[: pull.entry.chunk_range(index)[1]]
         read_exactly(response, data, peer, pull.progress, attempt)

@@ -21,7 +21,6 @@ from blake3 import blake3
 from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import (
     DigestMismatch,
-    IntegrityFault,
     LocalFault,
     ModelsyncError,
     OutOfDescriptors,
@@ -34,7 +33,7 @@ from modelsync.core.past_cache import DIRECT_FROM_BYTES
 from modelsync.core.swarm.suspects import Suspects
 from modelsync.core.transfer import seeds
 from modelsync.core.transfer.ranges import Run, runs
-from modelsync.core.transfer.seeds import Assembly, Layer
+from modelsync.core.transfer.seeds import Assembly, Span
 from modelsync.edges.disk import partial_file
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.store import Store
@@ -43,9 +42,11 @@ from modelsync.edges.objectstore.client import ObjectStore
 from modelsync.edges.pull.batch_fetch import BatchPull
 from modelsync.edges.pull.chunk_stream import FilePull, mismatch, receive
 from modelsync.edges.pull.connections import Connections, read_exactly, require_going_on, without_frames
+from modelsync.edges.pull.copying import Slots
+from modelsync.edges.pull.old_bytes import OldBytes
 from modelsync.edges.pull.opening import Opener
 from modelsync.edges.pull.rate_limit import RateLimiter
-from modelsync.edges.pull.seeding import HeldChunks, Seeding
+from modelsync.edges.pull.seeding import Seeding
 from modelsync.edges.pull.swarm import Look, SwarmPull, Tools
 from modelsync.ports import Peer, Progress
 
@@ -90,7 +91,8 @@ class Fetcher:
         self._tools = Tools(me, self._connections, limiter, self.suspects)
         self._swarm_from_bytes = swarm_from_bytes
         self.opener = Opener(direct_from_bytes, room_bytes)
-        self._held = HeldChunks(store)
+        self._old_bytes = OldBytes(store)
+        self._slots = Slots()
         self._silent_until_s: dict[str, float] = {}
         self._guard = threading.Lock()
         self._under_way: dict[Digest, threading.Event] = {}
@@ -227,17 +229,28 @@ class Fetcher:
         progress: Progress,
         look: Look,
     ) -> None:
-        with self.opener.opened(partial, entry, chunks, progress) as pull:  # (1)
-            read = pull.writer.read
-            going_on = partial_call(require_going_on, progress)
-            for index in partial_file.verified_chunks(pull.descriptor, read, entry, chunks, going_on):
-                pull.verified.add(index)
-            progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in pull.verified))
-            with self._shown(pull):
-                if entry.chunk_count > 1:
-                    self._seed(pull, peers, look)
-                self._receive(pull, peers, look)  # (2)
-                self._finish(pull, partial)  # (2) and (3)
+        copied: Mapping[int, Span | None] = {}
+        for may_copy in (entry.chunk_count > 1, False):
+            with self.opener.opened(partial, entry, chunks, progress) as pull:  # (1)
+                self._resume(pull, copied)
+                with self._shown(pull):
+                    if may_copy:
+                        self._seed(pull, peers, look)
+                    self._receive(pull, peers, look)  # (2)
+                    if self._finish(pull, partial):  # (2) and (3)
+                        return
+            # Something that was copied is not what it ought to be: look at each chunk, as after a kill.
+            copied = pull.copied
+            progress.add(done_bytes=-entry.size_bytes)
+
+    def _resume(self, pull: FilePull, copied: Mapping[int, Span | None]) -> None:
+        """Count what of the file is right already, and note where chunks that were copied to it are not."""
+        entry, progress = pull.entry, pull.progress
+        going_on = partial_call(require_going_on, progress)
+        for index in partial_file.verified_chunks(pull.descriptor, pull.writer.read, entry, pull.chunks, going_on):
+            pull.verified.add(index)
+        progress.add(done_bytes=sum(entry.chunk_range(index)[1] for index in pull.verified))
+        progress.blamed += self._old_bytes.blamed(pull, copied)
 
     @contextlib.contextmanager
     def _shown(self, pull: FilePull) -> Iterator[None]:
@@ -259,15 +272,17 @@ class Fetcher:
     def _receive(self, pull: FilePull, peers: Sequence[Peer], look: Look, spared: Collection[int] = ()) -> None:
         """Every missing chunk but those that are spared."""
         if pull.entry.size_bytes >= self._swarm_from_bytes:
-            SwarmPull(pull, self._tools, look, spared).run()
+            SwarmPull(pull, self._tools, look, {*pull.copied, *spared}).run()
             return
-        while missing := runs(pull.entry, {*pull.verified, *spared}):
+        while missing := runs(pull.entry, {*pull.verified, *pull.copied, *spared}):
             self._from_any(peers, pull.progress, partial_call(self._run, pull, missing[0]))
 
     def _seed(self, pull: FilePull, peers: Sequence[Peer], look: Look) -> None:
         """Fill what this host holds already, after pulling what it does not: so the file's digest is fed in order."""
-        with contextlib.closing(Seeding(self._store, pull)) as seeding:
-            plans = self._plans(pull, peers)
+        with contextlib.closing(Seeding(self._store, pull, self._slots)) as seeding:
+            plans = self._old_bytes.plans(
+                pull, lambda digest, progress: self.document(digest, peers, seeds.MAX_MAP_BYTES, progress)
+            )
             if not plans:
                 return
             self._receive(pull, peers, look, [plan.index for plan in plans])
@@ -276,27 +291,6 @@ class Fetcher:
                 self._from_any(peers, pull.progress, partial_call(self._fill_gaps, pull, plan, buffer))
                 seeding.place(plan.index, buffer)  # not right: the whole chunk is asked for, as if there were no map
             seeding.fill([plan for plan in plans if not plan.gaps])
-
-    def _plans(self, pull: FilePull, peers: Sequence[Peer]) -> list[Assembly]:
-        """How missing chunks can be made of local ranges, in order: by digest, and else by the publisher's map."""
-        if not (missing := pull.missing()):
-            return []
-        plans = seeds.assemblies(pull.entry, missing, self._held.layer(pull, missing))
-        left = set(missing) - {plan.index for plan in plans}
-        if pull.entry.seeds is not None and left:
-            plans += seeds.assemblies(pull.entry, left, self._mapped(pull, pull.entry.seeds, peers))
-        return sorted(plans, key=lambda plan: plan.index)
-
-    def _mapped(self, pull: FilePull, digest: Digest, peers: Sequence[Peer]) -> Layer:
-        """What the publisher's map says of files that are held here; nothing where it cannot be had."""
-        aside = Progress(cancelled=pull.progress.cancelled)  # who has no map is not to blame
-        try:
-            data = self.document(digest, peers, seeds.MAX_MAP_BYTES, aside)
-            layers = seeds.decode(data, pull.entry)
-        except (PeerRefused, PeerUnavailable, IntegrityFault):
-            return ()
-        pull.progress.add(wire_bytes=aside.wire_bytes)
-        return seeds.usable(layers, self._store.has)
 
     def _fill_gaps(self, pull: FilePull, plan: Assembly, buffer: memoryview, peer: Peer) -> None:
         start = pull.entry.chunk_range(plan.index)[0]
@@ -317,8 +311,8 @@ class Fetcher:
         with self._connections.chunks(peer, entry.digest, run.byte_range(entry), entry.chunk_bytes) as response:
             receive(response, peer, pull, run, self._limiter)
 
-    def _finish(self, pull: FilePull, partial: Path) -> None:
-        """Steps 2 and 3: the whole file's digest beside its fsync, then its name."""
+    def _finish(self, pull: FilePull, partial: Path) -> bool:
+        """Steps 2 and 3: the whole file's digest beside its fsync, then its name; False where a copy may be wrong."""
         entry = pull.entry
         pull.writer.cut()
         whole = partial_file.HashBeside(pull.writer.read, pull.whole) if entry.chunk_count != 1 else None
@@ -327,6 +321,8 @@ class Fetcher:
             os.fsync(pull.descriptor)
         finally:
             actual = whole.result() if whole else pull.chunks[0]
+        if actual != entry.digest and pull.copied:
+            return False
         if actual != entry.digest:
             self._store.partials.forget(entry.digest)
             os.unlink(partial)
@@ -334,3 +330,4 @@ class Fetcher:
                 path=entry.path, chunk=None, expected=str(entry.digest), actual=str(actual), source="manifest"
             )
         self._store.adopt(partial, entry.digest)
+        return True

@@ -1,4 +1,4 @@
-"""One file's pull set up: the partial file, how it is written, and whether threads of its own do that.
+"""One file's pull set up: the partial file, and how it is written.
 
 This file must not know who is asked for what.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from modelsync.edges.disk import partial_file
 from modelsync.edges.disk.chunk_writer import ChunkWriter
 from modelsync.edges.pull.chunk_stream import FilePull
 from modelsync.ports import Progress
-
-THREADS_FROM_BYTES = 64 << 20
-"""Files of so many bytes are written and hashed beside whoever receives them; below, it would save milliseconds."""
-_WRITING_FILES = 4
-"""Pulls that have threads and buffers of their own for writing; more at once write as they receive, in one buffer each:
-the disk is busy then anyway, and memory stays flat."""
 
 
 class Opener:
@@ -37,7 +30,6 @@ class Opener:
     def __init__(self, direct_from_bytes: int, room_bytes: Callable[[], int]) -> None:
         self._direct_from_bytes = direct_from_bytes
         self._room_bytes = room_bytes
-        self._writing = threading.BoundedSemaphore(_WRITING_FILES)
         self._said = False
         self.refused: Callable[[str], None] = lambda _: None
         """Told once why the state directory's file system takes no direct writes."""
@@ -59,12 +51,7 @@ class Opener:
                 refused=self._refused,
             )
             stack.callback(writer.close)
-            threads = entry.size_bytes >= THREADS_FROM_BYTES and self._writing.acquire(blocking=False)
-            if threads:
-                stack.callback(self._writing.release)
-            pull = FilePull(entry, chunks, partial, descriptor, progress, writer, threads)
-            stack.callback(pull.placing.close)
-            yield pull
+            yield FilePull(entry, chunks, partial, descriptor, progress, writer)
 
     def _from_bytes(self, entry: FileEntry, progress: Progress) -> int:
         if not 0 < self._direct_from_bytes <= entry.size_bytes:

@@ -1,28 +1,27 @@
-"""Filling a file from what this host holds already: read, verified like everything else, and only then written.
+"""Filling a file from what this host holds already: read, written, and fed to the file's own digest.
 
-Two ways lead to local bytes: a chunk of the same digest in any version's file, and the publisher's map of ranges that
-moved (core.transfer.seeds). Neither is trusted: a chunk counts after its BLAKE3 matched, or is pulled. The first way
-was copy_file_range(2) and reading the copy: without reflinks it moves each byte once more (decision 16).
+What is copied is shown to others once the whole file's digest has proved it (decision 24); a chunk with holes, which a
+peer filled, is verified at once. The first way was copy_file_range(2) and reading the copy: without reflinks it moves
+each byte once more (decision 16). This file must not know how old bytes are found.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from blake3 import blake3
 
-from modelsync.core.errors import IntegrityFault
 from modelsync.core.ids import Digest
 from modelsync.core.transfer import seeds
-from modelsync.core.transfer.seeds import Assembly, Layer, Span
+from modelsync.core.transfer.seeds import Assembly, Span
 from modelsync.edges.disk.store import Store
 from modelsync.edges.pull.chunk_stream import FilePull
 from modelsync.edges.pull.connections import require_going_on
+from modelsync.edges.pull.copying import Copying, Slots
 
 _BATCH_CHUNKS = 32
 """Between two looks at whether the pull was cancelled, and of one range that is shared."""
@@ -30,54 +29,13 @@ _FICLONERANGE = 0x4020940D
 """linux/fs.h, _IOW(0x94, 13, struct file_clone_range)"""
 
 
-class HeldChunks:
-    """Where chunks lie in the files of the versions that this host holds, by digest.
-
-    The digests of a manifest's larger files are kept once read: 32 bytes for each MiB held.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._known: dict[str, list[tuple[Digest, bytes]]] = {}
-
-    def layer(self, pull: FilePull, missing: Sequence[int]) -> Layer:
-        """The missing chunks that stand in some held file. Raises DiskFailed. An unreadable version has none."""
-        wanted: dict[bytes, list[int]] = {}
-        for index in missing:
-            wanted.setdefault(pull.chunks[index].raw, []).append(index)
-        spans = []
-        for base, chunks in self.files():
-            for number in range(len(chunks) // 32):
-                for index in wanted.pop(chunks[32 * number : 32 * number + 32], ()):
-                    offset, size = pull.entry.chunk_range(index)
-                    spans.append(Span(offset, size, base, number * pull.entry.chunk_bytes))
-        return tuple(sorted(spans, key=lambda span: span.offset))
-
-    def files(self) -> Iterator[tuple[Digest, bytes]]:
-        """Each larger file that is held, and the digests of its chunks, one after another."""
-        held = {path.name for path in self._store.trees.glob("*/*")}
-        for name in self._known.keys() - held:
-            self._known.pop(name, None)
-        for name in held:
-            if name not in self._known:
-                self._known[name] = self._read(name)
-            yield from self._known.get(name, ())
-
-    def _read(self, name: str) -> list[tuple[Digest, bytes]]:
-        with contextlib.suppress(ValueError, IntegrityFault):
-            manifest = self._store.manifest(Digest(bytes.fromhex(name)))
-            larger = [entry for entry in manifest.files if entry.chunk_count > 1] if manifest else []
-            listed = [(entry.digest, self._store.chunk_digests(entry)) for entry in larger]
-            return [(base, b"".join(chunk.raw for chunk in chunks)) for base, chunks in listed if chunks]
-        return []
-
-
 class Seeding:
     """Puts chunks together in one file under way. Raises OSError, and what ``require_going_on`` does."""
 
-    def __init__(self, store: Store, pull: FilePull) -> None:
+    def __init__(self, store: Store, pull: FilePull, slots: Slots) -> None:
         self._store = store
         self._pull = pull
+        self._slots = slots
         self._bases: dict[Digest, int | None] = {}
         self._may_share = True
         """Whether the file system has not yet said that two files cannot share their blocks."""
@@ -88,25 +46,24 @@ class Seeding:
                 os.close(descriptor)
 
     def fill(self, plans: Sequence[Assembly]) -> None:
-        """Chunks that lie here wholly, in order: each is verified, and only then written and counted."""
-        with self._pull.placing.filling():
+        """Copy chunks that lie here wholly, in order; what cannot be read here stays missing."""
+        with self._slots.copying(self._pull) as copying:
             for first in range(0, len(plans), _BATCH_CHUNKS):
                 require_going_on(self._pull.progress)
                 batch = plans[first : first + _BATCH_CHUNKS]
                 spans = seeds.joined([piece for plan in batch for piece in plan.pieces])
                 shared = all([self._share(span) for span in spans])
                 for plan in batch:
-                    self._fill(plan, shared=shared)
-        self._pull.placing.settle()
+                    self._fill(plan, copying, shared=shared)
 
-    def _fill(self, plan: Assembly, *, shared: bool) -> None:
-        offset, size = self._pull.entry.chunk_range(plan.index)
-        buffer = self._pull.placing.buffer()
-        if shared:
-            whole = os.preadv(self._pull.descriptor, [buffer[:size]], offset) == size
-        else:
-            whole = self._gather(plan, buffer)
-        self.place(plan.index, buffer, whole=whole, written=shared)
+    def _fill(self, plan: Assembly, copying: Copying, *, shared: bool) -> None:
+        buffer = copying.buffer()
+        if not self._gather(plan, buffer):
+            copying.give_back(buffer)
+            return
+        copying.put(plan.index, buffer, written=shared)
+        self._pull.copied[plan.index] = plan.pieces[0] if plan.listed else None
+        self._pull.progress.add(done_bytes=self._pull.entry.chunk_range(plan.index)[1])
 
     def gather(self, plan: Assembly) -> memoryview:
         """A chunk that has holes: what of it lies here, in a buffer for ``place`` when they are filled."""
@@ -118,11 +75,11 @@ class Seeding:
         offset = self._pull.entry.chunk_range(plan.index)[0]
         return all([self._read(piece, buffer[piece.offset - offset :]) for piece in plan.pieces])
 
-    def place(self, index: int, buffer: memoryview, *, whole: bool = True, written: bool = False) -> None:
-        """Hand a chunk on if it is right; else it is pulled, as if it were not here."""
+    def place(self, index: int, buffer: memoryview) -> None:
+        """Hand a chunk that had holes on if it is right; else it is pulled, as if it were not here."""
         size = self._pull.entry.chunk_range(index)[1]
-        if whole and blake3(buffer[:size]).digest() == self._pull.chunks[index].raw:
-            self._pull.placing.put(index, buffer, written=written)
+        if blake3(buffer[:size]).digest() == self._pull.chunks[index].raw:
+            self._pull.placing.put(index, buffer)
         else:
             self._pull.placing.give_back(buffer)
 

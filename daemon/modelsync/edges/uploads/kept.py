@@ -29,7 +29,7 @@ from modelsync.core.uploads import Kept
 from modelsync.edges.disk import durable
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.ingest import IngestingStore
-from modelsync.edges.pull.seeding import HeldChunks
+from modelsync.edges.pull.old_bytes import HeldChunks
 from modelsync.edges.uploads.plain import PlainUpload
 from modelsync.edges.uploads.planned import PlannedUpload
 from modelsync.ports import Progress

@@ -26,7 +26,7 @@ from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.disk.ingest import IngestingStore
 from modelsync.edges.disk.partial_file import HashBeside, RunningHash
 from modelsync.edges.disk.store import BATCH_FILES
-from modelsync.edges.pull.seeding import HeldChunks
+from modelsync.edges.pull.old_bytes import HeldChunks
 from modelsync.ports import Progress, ReceivedFile
 
 _OPEN_FILES = 16
