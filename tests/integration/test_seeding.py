@@ -359,7 +359,11 @@ def test_a_copy_that_cannot_be_written_ends_the_pull(
             raise OSError(number, os.strerror(number))
         return real(descriptor, data, offset)
 
+    def not_shared(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "so that it is written")
+
     with monkeypatch.context() as patched, pytest.raises(fault):
+        patched.setattr(fcntl, "ioctl", not_shared)
         patched.setattr(os, "pwrite", failing)
         replica.pull(second, peer)
     assert list(replica.store.partial.iterdir()) == []

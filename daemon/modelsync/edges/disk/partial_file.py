@@ -22,7 +22,7 @@ from modelsync.edges.disk.direct import buffer_of
 WRITE_BYTES = 256 << 10
 """Of one pwrite(2). 1 MiB at once the kernel puts into one large folio, which on a virtual machine is memory that the
 host has taken back: up to 2.8 s for 1 GiB, against 0.6 s in pieces that recycled pages serve. In pieces of 64 KiB a
-write costs the processor a quarter more (decision 24)."""
+write costs the processor a quarter more (decision 25)."""
 
 Read = Callable[[memoryview, int], int]
 """Into a buffer from an offset of the file: how many bytes. Raises OSError."""

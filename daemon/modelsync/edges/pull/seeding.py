@@ -1,6 +1,6 @@
 """Filling a file from what this host holds already: read, written, and fed to the file's own digest.
 
-What is copied is shown to others once the whole file's digest has proved it (decision 24); a chunk with holes, which a
+What is copied is shown to others once the whole file's digest has proved it (decision 25); a chunk with holes, which a
 peer filled, is verified at once. The first way was copy_file_range(2) and reading the copy: without reflinks it moves
 each byte once more (decision 16). This file must not know how old bytes are found.
 """
