@@ -44,7 +44,8 @@ class Host:
     def __init__(self, name: str, make: Callable[[], Contender]) -> None:
         self._cgroup = _new_cgroup(f"modelsync-bench-{os.getpid()}-{name.replace(' ', '-')}")
         self._pipe, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, make, self._cgroup))
+        serve = (theirs, self._pipe, make, self._cgroup)
+        self._process = multiprocessing.get_context("fork").Process(target=_serve, args=serve)
         self._process.start()
         theirs.close()
         self._answer()
@@ -94,9 +95,15 @@ class Host:
         return value
 
 
-def _serve(pipe: Connection, make: Callable[[], Contender], cgroup: Path | None) -> None:
-    """In the child: carry out what comes over the pipe."""
+def _serve(pipe: Connection, ours: Connection, make: Callable[[], Contender], cgroup: Path | None) -> None:
+    """In the child: carry out what comes over the pipe. Its end ends the contender, also when the benchmark was killed.
+
+    Args:
+        ours: the benchmark's end, which a fork has copied: as long as it is open here, the pipe has no end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the benchmark hears it too, and says stop; not inherited by exec
+    ours.close()
     try:
         if cgroup is not None:
             (cgroup / "cgroup.procs").write_text(str(os.getpid()))
@@ -106,6 +113,13 @@ def _serve(pipe: Connection, make: Callable[[], Contender], cgroup: Path | None)
     except BaseException:
         pipe.send((traceback.format_exc(), None))
         return
+    try:
+        _answer_all(pipe, contender, alone=alone)
+    except (EOFError, OSError):  # nobody is left to be told anything
+        contender.stop()
+
+
+def _answer_all(pipe: Connection, contender: Contender, *, alone: bool) -> None:
     while True:
         method, *arguments = pipe.recv()
         before, started_s = _loopback_bytes(), time.monotonic()

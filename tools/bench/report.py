@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import platform
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,7 +45,8 @@ class Result:
 
 
 def arguments(name: str, about: str) -> argparse.ArgumentParser:
-    """The interface that all benchmarks share."""
+    """The interface that all benchmarks share. A benchmark that is ended by SIGTERM ends what it started."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = argparse.ArgumentParser(prog=f"tools/bench/{name}", description=about)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help="for JSON and charts")
     return parser
