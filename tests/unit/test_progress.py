@@ -128,3 +128,15 @@ def test_a_pull_under_way_is_no_trouble(
     shown = node(**line) | ({"transfers": transfers} if moving else {})
     status._show_troubles({"nodes": [shown]})
     assert capsys.readouterr().out.strip() == trouble
+
+
+def test_one_fault_of_a_host_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    full = "The disk is full: free space. [path=/state, needed_bytes=%d]"
+    line = {"active": None, "wanted": 1, "state": "failed", "error": None, "why": ""}
+    shown = node() | {"models": {f"m{n}": {**line, "error": full % n} for n in range(8)}}
+    shown["models"]["other"] = {**line, "error": "nobody has it"}  # type: ignore[index]
+    status._show_troubles({"nodes": [shown]})
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "! gpu-02: m0, m1, m2, m3, m4 and 3 more: The disk is full: free space. [path=/state, needed_bytes=0]",
+        "! gpu-02: other: nobody has it",
+    ]

@@ -12,6 +12,8 @@ from modelsync.cli.output import json_option, print_json, print_table, printable
 from modelsync.cli.progress import moved
 from modelsync.cli.rollout import sentence
 
+MOST_NAMED = 5
+
 
 @click.command("status")
 @json_option
@@ -105,15 +107,27 @@ def _show_troubles(document: dict[str, Any]) -> None:
         troubles += [
             f"{node['id']}: not published: {path}: {reason}" for path, reason in node.get("refusals", {}).items()
         ]
+        odd: dict[str, list[tuple[str, str]]] = {}
         for name, line in node["models"].items():
             if line.get("error"):
-                troubles.append(f"{node['id']}: {name}: {line['error']}")
+                odd.setdefault(line["error"].partition(" [")[0], []).append((name, line["error"]))
             elif _is_odd(line, under_way=name in node.get("transfers", {})):
-                troubles.append(f"{node['id']}: {name}: {line.get('why', '')}")
+                odd.setdefault(f"{name}: {line.get('why', '')}", []).append((name, line.get("why", "")))
+        troubles += [f"{node['id']}: {_named(models)}: {models[0][1]}" for models in odd.values()]
     if troubles:
         click.echo()
         for trouble in troubles:
             click.echo(f"! {printable(trouble)}")
+
+
+def _named(models: list[tuple[str, str]]) -> str:
+    """One fault of a host (its disk is full) is one line, whatever number of models it is about."""
+    names = [name for name, _ in models]
+    return (
+        ", ".join(names)
+        if len(names) <= MOST_NAMED
+        else f"{', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
+    )
 
 
 def _is_odd(line: dict[str, Any], *, under_way: bool) -> bool:
