@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_hot_models_by_time() -> None:
     heat = panel("Hot models")
     assert (heat.rows, heat.columns) == (["ranking", "fraud"], ["0", "10"])
     assert heat.values == [[0.0, 60.0], [10.0, 20.0]]
+
+
+def test_a_time_in_which_nothing_happened_is_a_gap_not_a_slope(tmp_path: Path) -> None:
+    """Steps without anything are left out by the server: a line across them would tell of requests all the time."""
+    stats = {**STATS, "timeseries": {"fraud": [step(1000, 10, 3, 2), step(1010, 20, 0), step(1400, 5, 0)]}}
+    drawn = curves.panels(curves.parse(stats))
+    points = next(panel for panel in drawn if panel.title == "Requests").lines["fraud"]
+    assert [at_s for at_s, _ in points] == [0.0, 10.0, 20.0, 400.0]
+    assert [math.isnan(value) for _, value in points] == [False, False, True, False]
+    plots.draw(drawn, tmp_path / "curves.svg", "gaps")
+    assert "nan" not in (tmp_path / "curves.svg").read_text().lower()
 
 
 def test_a_server_that_did_nothing_has_no_curves() -> None:

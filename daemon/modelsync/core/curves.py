@@ -6,8 +6,10 @@ are lists of numbers with names and units, for a file of pictures as for a page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from modelsync.core.errors import MalformedMessage
@@ -187,7 +189,28 @@ def panels(stats: Stats) -> list[Panel]:
         _cold_starts(stats),
         _popularity(stats, start_s),
     ]
-    return [panel for panel in drawn if not _is_empty(panel)]
+    return [_with_gaps(panel, _step_s(stats)) for panel in drawn if not _is_empty(panel)]
+
+
+def _step_s(stats: Stats) -> float:
+    moments = stats.moments
+    return min((after - before for before, after in pairwise(moments)), default=0.0)
+
+
+def _with_gaps(panel: Panel, step_s: float) -> Panel:
+    """A line that ends where more than two steps are missing (value: not a number) and begins again behind them."""
+    if not isinstance(panel, Lines):
+        return panel
+    return replace(panel, lines={name: _broken(points, step_s) for name, points in panel.lines.items()})
+
+
+def _broken(points: Sequence[Point], step_s: float) -> list[Point]:
+    found = list(points[:1])
+    for (before, _), point in pairwise(points):
+        if point[0] - before > 2 * step_s:
+            found.append((before + step_s, math.nan))
+        found.append(point)
+    return found
 
 
 def _by_moment(stats: Stats) -> dict[float, list[Step]]:

@@ -80,7 +80,7 @@ def _draw_lines(axes: Any, panel: Lines) -> None:
             axes.plot(
                 xs, ys, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1.4, marker=marker, markersize=2.5
             )
-    values = [y for points in panel.lines.values() for _, y in points]
+    values = [y for points in panel.lines.values() for _, y in points if not math.isnan(y)]
     if panel.logarithmic and values and min(values) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
