@@ -34,7 +34,7 @@ DENIED = r"(?i)no permission|can't (run this command|access at least one)|ACL fa
 
 def parsed(text: str, tmp_path: Path) -> Config:
     """Parse a sample; the secret files that it names stand in a folder of the test's."""
-    for name in ("token", "redis-password", "redis-ca.pem", "store"):
+    for name in ("token", "redis-password", "redis-ca.pem", "store", "signing-key.pem"):
         (tmp_path / name).write_text("x" * 20)
         (tmp_path / name).chmod(0o600)
     (tmp_path / "store").write_text("aws_access_key_id=a\naws_secret_access_key=b\n")
@@ -125,6 +125,8 @@ def test_the_marks_of_a_restart_are_true(tmp_path: Path) -> None:
         'compression = "never"\n'
         '[security]\ntoken_file = "/etc/modelsync/token"\nredis_password_file = "/etc/modelsync/redis-password"\n'
         'redis_tls_ca_file = "/etc/modelsync/redis-ca.pem"\n'
+        'signing_key_file = "/etc/modelsync/signing-key.pem"\n'
+        'trusted_keys = ["ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]\n'
         '[storage]\nmode = "partitioned"\ncopies = 1\nurl = "s3://o"\ncredentials_file = "/etc/modelsync/store"\n'
         'cache_bytes = 1\nahead = ["o"]\ngrace_s = 61\nreplace_after_s = 1\nmoves = 1\n'
         "split_bytes = 1073741824\nleaving = true\n"

@@ -204,6 +204,31 @@ def test_the_later_copy_wins_and_ours_among_equals() -> None:
     assert catalog.merged(ours, record(1, 2)) is ours
 
 
+def test_a_signature_that_an_earlier_release_left_out_is_kept() -> None:
+    """What it wrote is newer, and says the same of the version but for the field that it does not know."""
+    signed = {number: replace(of(number), signature=f"s{number}") for number in (1, 2)}
+    ours = record(1, 2, versions=signed)
+    other = replace(of(2, "other"), signature="")
+    theirs = record(1, 2, 3, id=NOW, versions={1: of(1), 2: other, 3: of(3)})
+    after = catalog.merged(ours, theirs)
+    assert after == replace(theirs, versions={1: signed[1], 2: other, 3: of(3)}), "of the same bytes alone"
+    resigned = replace(theirs, versions={1: replace(of(1), signature="t1")})
+    assert catalog.merged(ours, resigned) is resigned, "what is there is what counts"
+    assert catalog.merged(theirs, ours) is theirs
+
+
+def test_a_signature_travels_with_its_version_and_is_bounded() -> None:
+    made = record(1, 2, versions={1: of(1), 2: replace(of(2), signature="ed25519:ab:cd")})
+    fields = catalog_fields.to_fields(made)
+    assert "signature" not in fields["v:1"], "what an earlier release wrote is written as it wrote it"
+    assert catalog_fields.from_fields(FRAUD, fields) == catalog_fields.from_json(FRAUD, catalog_fields.to_json(made))
+    assert catalog_fields.from_fields(FRAUD, fields) == made
+    for wrong in ("s" * 257, 3, None, ["s"]):
+        value = {**json.loads(fields["v:2"]), "signature": wrong}
+        with pytest.raises(MalformedMessage):
+            catalog_fields.from_fields(FRAUD, {**fields, "v:2": json.dumps(value)})
+
+
 def later(*numbers: int, **fields: Any) -> ModelRecord:
     return record(*numbers, id=EntryId(2, 1), **fields)
 

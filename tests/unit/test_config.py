@@ -54,7 +54,7 @@ def test_two_keys_are_enough_and_the_rest_has_defaults() -> None:
     assert made.models == config.ModelsSection(None, 2.0, 5, 0.0, 7.0, 16 << 20, ("*",), ())
     assert made.lease == config.LeaseSection(3.0, 0.25)
     assert made.transfer == config.TransferSection(0, 4)
-    assert made.security == config.SecuritySection(None, None, None)
+    assert made.security == config.SecuritySection()
     assert dict(made.pins) == {}
     assert dict(made.model) == {}
 
@@ -155,6 +155,8 @@ def test_a_config_cannot_be_changed() -> None:
 
 # --- what is wrong: one line of the table a fault -----------------------------------------------------------------
 
+PUBLIC_KEY = f"ed25519:{'A' * 43}="
+
 WRONG: Mapping[str, tuple[str, str]] = {
     "unknown key": ("[lease]\nttl = 3\n", "lease.ttl: unknown key; did you mean ttl_s?"),
     "unknown key without likeness": (
@@ -222,6 +224,19 @@ WRONG: Mapping[str, tuple[str, str]] = {
     "model of an illegal name": ('[model."a b"]\nkeep = 3\n', "model.\"a b\": 'a b' is not a legal model name"),
     "control characters": ('[lease]\n"\\u001b[2J" = 1\n', 'lease."\\u001b[2J": unknown key'),
     "missing token file": ('[security]\ntoken_file = "/no/t"\n', "security.token_file: /no/t cannot be read: No such"),
+    "missing signing key": (
+        '[security]\nsigning_key_file = "/no/k"\n',
+        "security.signing_key_file: /no/k cannot be read",
+    ),
+    "no key at all": ("[security]\ntrusted_keys = []\n", "security.trusted_keys: names no key, so that nothing"),
+    "trusted key as a text": (
+        f'[security]\ntrusted_keys = "{PUBLIC_KEY}"\n',
+        "security.trusted_keys: is a text",
+    ),
+    "trusted key cut off": (
+        f'[security]\ntrusted_keys = ["{PUBLIC_KEY[:-2]}"]\n',
+        "security.trusted_keys: 'ed25519:AAAA",
+    ),
     "missing authority": (
         '[security]\nredis_tls_ca_file = "/no/ca"\n',
         "security.redis_tls_ca_file: /no/ca is not a file that this user can read",

@@ -41,6 +41,7 @@ COMMANDS = {
     "resume": ("fleet", "End a pause."),
     "forget": ("fleet", "Count NODE, which is gone for good, in no majority any more."),
     "primaries": ("fleet", "List who was primary, since when, and why."),
+    "keys": ("keys", "Make and show the keys with which versions are signed."),
     "config": ("check", "Work with configuration files."),
     "simulate": ("simulate", "Try out a fleet on paper: nothing is asked or touched."),
     "stats": ("stats", "Show what an inference server did: requests, hit rate, loads, latency; as curves with --plot."),

@@ -31,13 +31,14 @@ from modelsync.config.schema import (
     StorageSection,
     TransferSection,
 )
-from modelsync.config.secret_files import secret_fault
+from modelsync.config.secret_files import access_fault, secret_fault
 from modelsync.config.serve_section import serve_section
 from modelsync.config.storage_section import storage_section
 from modelsync.core import ids
 from modelsync.core.compression.frames import Compression
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.ids import MAX_INTEGER, FleetName, ModelName, NodeId
+from modelsync.core.signing import PublicKey
 from modelsync.core.storage.modes import Mode
 
 _DEFAULT_LISTEN = "127.0.0.1:8461"
@@ -225,7 +226,12 @@ def _security(table: Section) -> SecuritySection:
         token_file=table.path("token_file", None),
         redis_password_file=table.path("redis_password_file", None),
         redis_tls_ca_file=table.path("redis_tls_ca_file", None),
+        signing_key_file=table.path("signing_key_file", None),
+        trusted_keys=_trusted_keys(table),
     )
+    signing = section.signing_key_file
+    if signing is not None and (fault := access_fault(signing)):
+        table.fault("signing_key_file", fault)
     for key, path in (("token_file", section.token_file), ("redis_password_file", section.redis_password_file)):
         if path is not None and (fault := secret_fault(path)):
             table.fault(key, fault)
@@ -234,6 +240,14 @@ def _security(table: Section) -> SecuritySection:
         table.fault("redis_tls_ca_file", f"{authority} is not a file that this user can read")
     table.finish(_HOMES)
     return section
+
+
+def _trusted_keys(table: Section) -> tuple[PublicKey, ...]:
+    key, right = "trusted_keys", 'a list of public keys, such as ["ed25519:… gpu-01"],'
+    texts = table.patterns(key, (), right)
+    if not texts and table.given(key):  # an emptied list is not to mean that nobody is asked for a signature any more
+        table.fault(key, f"names no key, so that nothing could be run; {right} would be right, or no such line")
+    return tuple(found for text in texts if (found := table.parsed(key, None, text, PublicKey.parse)) is not None)
 
 
 def _pins(table: Section) -> Mapping[ModelName, int | str]:

@@ -164,8 +164,12 @@ class Section:
             return default
         return Path(value)
 
-    def patterns(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-        right = 'a list of patterns over names, such as ["fraud-*"],'
+    def patterns(
+        self,
+        key: str,
+        default: tuple[str, ...],
+        right: str = 'a list of patterns over names, such as ["fraud-*"],',
+    ) -> tuple[str, ...]:
         value = self._typed(key, None, (list,), right)
         if value is None:
             return default

@@ -34,6 +34,7 @@ _LIVE_KEYS = frozenset(
         "storage.moves",
         "storage.split_bytes",
         "storage.leaving",
+        "security.trusted_keys",
     }
 )
 _LIVE_SECTIONS = frozenset({"pins", "model", "serve"})
@@ -73,6 +74,7 @@ def in_force(old: Config, new: Config) -> Config:
         models=replace(new.models, watch=old.models.watch),
         transfer=new.transfer,
         storage=replace(new.storage, url=old.storage.url, credentials_file=old.storage.credentials_file),
+        security=replace(old.security, trusted_keys=new.security.trusted_keys),
         pins=new.pins,
         model=new.model,
         serve=new.serve,

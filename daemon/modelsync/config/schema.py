@@ -17,6 +17,7 @@ from modelsync.core.gates import Check, Health, ModelGates
 from modelsync.core.hooks import Hook
 from modelsync.core.ids import FleetName, ModelName, NodeId
 from modelsync.core.rollout.record import EACH, Gate, Plan
+from modelsync.core.signing import PublicKey
 from modelsync.core.storage.modes import Mode
 
 
@@ -137,11 +138,15 @@ class StorageSection:
 
 @dataclass(frozen=True, slots=True)
 class SecuritySection:
-    """Files that hold secrets; their contents are read by ``read_secret`` and never kept here."""
+    """Files that hold secrets, whose contents are never kept here; and whose versions are run."""
 
     token_file: Path | None = None
     redis_password_file: Path | None = None
     redis_tls_ca_file: Path | None = None
+    signing_key_file: Path | None = None
+    """This host's private key, in PEM: what it publishes as primary is signed with it."""
+    trusted_keys: tuple[PublicKey, ...] = ()
+    """Only versions that one of these has signed are run here; none: all versions are."""
 
 
 @dataclass(frozen=True, slots=True)

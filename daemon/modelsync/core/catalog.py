@@ -34,6 +34,8 @@ class VersionRecord:
     author: str = ""
     note: str = ""
     parent: Digest | None = None
+    signature: str = ""
+    """Of whoever published it (``core.signing``), as it was read: whether it counts is each host's to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +257,23 @@ def carried_out(record: ModelRecord, ask: str) -> bool:
 
 
 def merged(ours: ModelRecord, theirs: ModelRecord) -> ModelRecord:
-    """Of two copies of one record the later: ids order all changes, so it knows everything that still holds."""
-    return theirs if theirs.id > ours.id else ours
+    """Of two copies of one record the later: ids order all changes, so it knows everything that still holds.
+
+    But signatures: a daemon of a release that knew none leaves them out of what it writes anew.
+    """
+    return _with_signatures(theirs, ours) if theirs.id > ours.id else ours
+
+
+def _with_signatures(record: ModelRecord, known: ModelRecord) -> ModelRecord:
+    lost = {
+        number: replace(entry, signature=ours.signature)
+        for number, entry in record.versions.items()
+        if not entry.signature
+        and (ours := known.versions.get(number)) is not None
+        and ours.signature
+        and ours.digest == entry.digest
+    }
+    return replace(record, versions={**record.versions, **lost}) if lost else record
 
 
 def reissued(record: ModelRecord, at: EntryId) -> ModelRecord:

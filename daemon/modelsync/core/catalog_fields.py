@@ -15,6 +15,7 @@ from modelsync.core.catalog import MAX_CHANGES, ModelRecord, VersionRecord, Wish
 from modelsync.core.errors import BadName, MalformedMessage
 from modelsync.core.ids import Digest, EntryId, ModelName, Version, alias_name, version
 from modelsync.core.rollout import record as rollout
+from modelsync.core.signing import MAX_TEXT_CHARS
 from modelsync.core.storage import modes
 from modelsync.core.storage.modes import REPLICATED
 
@@ -49,7 +50,7 @@ def _version_text(entry: VersionRecord) -> str:
         "note": entry.note,
         "parent": str(entry.parent) if entry.parent else None,
     }
-    return canonical.encode(value).decode()
+    return canonical.encode({**value, "signature": entry.signature} if entry.signature else value).decode()
 
 
 def from_fields(name: ModelName, fields: Mapping[str, str]) -> ModelRecord:
@@ -134,7 +135,14 @@ def _parse_version(text: str) -> VersionRecord:
         author=_text(value.get("author")),
         note=_text(value.get("note")),
         parent=Digest.parse(value["parent"]) if value.get("parent") is not None else None,
+        signature=_signature(value.get("signature", "")),
     )
+
+
+def _signature(value: Any) -> str:
+    if len(text := _text(value)) > MAX_TEXT_CHARS:
+        raise MalformedMessage(what="version record", reason=f"a signature of {len(text)} characters")
+    return text
 
 
 def _bytes(text: str) -> bytes:

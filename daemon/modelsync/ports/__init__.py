@@ -50,6 +50,8 @@ from modelsync.ports.node_api import Growing as Growing
 from modelsync.ports.node_api import NodeApi as NodeApi
 from modelsync.ports.node_api import Published as Published
 from modelsync.ports.node_api import Upload as Upload
+from modelsync.ports.signing import Signer as Signer
+from modelsync.ports.signing import Verifier as Verifier
 from modelsync.ports.sources import Listing as Listing
 from modelsync.ports.sources import ReadySource as ReadySource
 from modelsync.ports.sources import Scanner as Scanner

@@ -148,12 +148,13 @@ class Book:
         changed = set()
         for theirs in records:
             ours = self.record(theirs.name)
-            if catalog.merged(ours, theirs) is ours:
+            after = catalog.merged(ours, theirs)
+            if after is ours:
                 continue
             self._note_orphans(ours, theirs)
             for number in catalog.contested(ours, theirs):
                 self._alarm("version.two_digests", f"version {number} of {theirs.name}")
-            self.records = {**self.records, theirs.name: theirs}
+            self.records = {**self.records, theirs.name: after}
             changed.add(theirs.name)
         self._unsaved |= changed
         return changed
