@@ -91,6 +91,8 @@ class App:
         await server.start()
         stack.push_async_callback(server.stop)
         await node.load()
+        if parts.signing.sealing_fault and config.node.role != "replica":
+            log.warning("signing.impossible", error=parts.signing.sealing_fault, next="it publishes nothing as primary")
         return node
 
     def _care(self, stack: AsyncExitStack, parts: Assembly, node: Node) -> Care:

@@ -34,6 +34,7 @@ from modelsync.edges.gates.servers import LocalServers
 from modelsync.edges.gates.validate import CagedValidator
 from modelsync.edges.gates.views import ViewTrees
 from modelsync.edges.host.clock import SystemClock
+from modelsync.edges.host.ed25519 import Ed25519Verifier, load_signer
 from modelsync.edges.http.control import ControlClient
 from modelsync.edges.http.guard import EPOCH_HEADER
 from modelsync.edges.models.directory import read_notes
@@ -74,6 +75,7 @@ from modelsync.runtime.reporting import Reporting
 from modelsync.runtime.rollouts import Rollouts
 from modelsync.runtime.room import Room
 from modelsync.runtime.settings import Identity, LiveSettings
+from modelsync.runtime.signing import Signing
 from modelsync.runtime.sources import SourceWatcher
 from modelsync.runtime.sourcing import Sourcing
 from modelsync.runtime.staging import Stager
@@ -298,6 +300,7 @@ class Assembly:
             catalog_=self.catalog,
             store=self.store,
             clock=self.clock,
+            signing=self.signing,
             authority=lambda: self.elector.authority,
             on_published=lambda name: self.activator.wake([name]),
             start_of=lambda name, by: self.rollouts.start_of_publish(name, by),
@@ -363,6 +366,19 @@ class Assembly:
         )
 
     @cached_property
+    def signing(self) -> Signing:
+        """Raises ConfigurationFault."""
+        key_file = self._config().security.signing_key_file
+        return Signing(
+            fleet=self.identity.fleet,
+            signer=load_signer(key_file) if key_file is not None else None,
+            verifier=Ed25519Verifier(),
+            trusted=self._config().security.trusted_keys,
+            active=lambda name: self.activator.records.get(name),
+            alarm=self.alarms.raised,
+        )
+
+    @cached_property
     def stager(self) -> Stager:
         return Stager(
             book=self.book,
@@ -373,6 +389,7 @@ class Assembly:
             concurrency=self._config().transfer.concurrency,
             gates=self.gates,
             room=Room(self.store.require_space, partial(outstanding_bytes, self.store)),
+            signing=self.signing,
         )
 
     @cached_property
@@ -396,6 +413,7 @@ class Assembly:
             live=self.live,
             stager=self.stager,
             gates=self.gates,
+            signing=self.signing,
             clock=self.clock,
             on_change=lambda name, what, number: self.reporting.changed(name, what, number),
         )
@@ -550,6 +568,7 @@ def live_settings(config: Config, fault: str | None) -> LiveSettings:
         priority=config.node.priority,
         nofailover=config.node.nofailover,
         labels=config.node.labels,
+        trusted=config.security.trusted_keys,
         config_error=fault,
     )
 

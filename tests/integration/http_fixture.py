@@ -13,7 +13,7 @@ from typing import Any
 import blake3
 
 from modelsync.core.compression.frames import Compression
-from modelsync.core.errors import NoSuchVersion
+from modelsync.core.errors import NoSuchVersion, PolicyRefusal
 from modelsync.core.ids import ZERO_ID, Digest, EntryId, ModelName, NodeId, Version
 from modelsync.edges.http.limits import HttpLimits
 from modelsync.edges.http.server import HttpServer
@@ -35,6 +35,8 @@ class FakeNode:
     root: Path
     is_primary: bool = True
     primary_url: str | None = None
+    refusal: str = ""
+    """Why it publishes nothing, although it is primary."""
     readiness: tuple[bool, str] = (True, "")
     failure: BaseException | None = None
     unchanged: bool = False
@@ -52,6 +54,10 @@ class FakeNode:
 
     def ready(self) -> tuple[bool, str]:
         return self.readiness
+
+    def require_publishing(self) -> None:
+        if self.refusal:
+            raise PolicyRefusal(reason=self.refusal)
 
     def staging_dir(self) -> Path:
         (self.root / "tmp").mkdir(exist_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from modelsync import config as configuration
+from modelsync.cli.keys import sealing_fault
 
 
 @click.group("config")
@@ -19,7 +20,10 @@ def config_group() -> None:
 def check_command(file: Path) -> None:
     """Check FILE and say everything that is wrong with it; exit code 3 if anything is."""
     config = configuration.load(file)
+    fault = sealing_fault(config)
     click.echo(f"{file}: good: node {config.node.id} of fleet {config.fleet.name}")
+    if fault:
+        click.echo(f"note: {fault}")
 
 
 COMMANDS = (config_group,)

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from modelsync.access import Target, access
+from modelsync.cli.keys import sealing_fault
 from modelsync.cli.output import json_option, print_json, printable
 from modelsync.config import Config, SecuritySection
 from modelsync.core.errors import ModelsyncError, RemoteFault
@@ -84,6 +85,19 @@ def _host(config: Config) -> Iterator[Finding]:
         yield Finding("models.watch", str(config.models.watch), "" if readable else wrong, not readable)
     yield _space(node.state_dir)
     yield _kernel()
+    yield _signing(config)
+
+
+def _signing(config: Config) -> Finding:
+    security = config.security
+    if not security.trusted_keys and security.signing_key_file is None:
+        return Finding("signing", "off: whoever can publish, or write to Redis, decides what runs")
+    keys = len(security.trusted_keys)
+    found = f"{keys} trusted {'key' if keys == 1 else 'keys'}" if keys else "signatures are not asked for"
+    try:
+        return Finding("signing", found, sealing_fault(config) or "")
+    except ModelsyncError as error:
+        return Finding("signing", str(error), "the daemon does not start so", True)
 
 
 def _directory(what: str, path: Path, *, needed: bool) -> Finding:

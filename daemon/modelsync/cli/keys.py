@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from modelsync.cli.output import json_option, print_json, printable
+from modelsync.config import Config
 from modelsync.config.secret_files import access_fault
+from modelsync.core import signing
 from modelsync.core.errors import ConfigurationFault
 from modelsync.core.signing import PublicKey
 
@@ -54,6 +56,20 @@ def _show(file: Path, key: PublicKey, as_json: bool) -> None:
         print_json({"file": str(file), "id": key.id, "public": line})
     else:
         click.echo(printable(line))
+
+
+def sealing_fault(config: Config) -> str | None:
+    """Why a host of this configuration could publish nothing as primary, though it may become one; None if it can.
+
+    Raises ConfigurationFault: its key's file is no key.
+    """
+    path, own = config.security.signing_key_file, None
+    if path is not None:
+        from modelsync.edges.host import ed25519  # noqa: PLC0415  only where there is a key
+
+        own = ed25519.load_signer(path).public
+    may_be_primary = config.node.role != "replica"
+    return signing.sealing_fault(own, config.security.trusted_keys) if may_be_primary else None
 
 
 COMMANDS = (keys_group,)

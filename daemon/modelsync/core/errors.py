@@ -416,7 +416,7 @@ class VersionRejected(ModelsyncError):
     model: str
     version: int
     gate: str
-    """``validate``, ``command``, ``servers`` or ``health``."""
+    """``validate``, ``command``, ``servers`` or ``health``; ``signature``, ``manifest``: not what was signed."""
     reason: str
 
     def __str__(self) -> str:

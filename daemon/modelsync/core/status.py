@@ -13,6 +13,7 @@ from modelsync.core.errors import MalformedMessage
 from modelsync.core.ids import ZERO_ID, EntryId, Version
 from modelsync.core.rollout import record as rollouts
 from modelsync.core.rollout.record import Rollout
+from modelsync.core.signing import Signature
 from modelsync.core.storage.parts import holds, told, well_told
 from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 
@@ -176,6 +177,7 @@ def history(record: ModelRecord, nodes: Iterable[NodeReport]) -> list[dict[str, 
                 "state": "active" if number in active else "retained" if number in held else "evicted",
                 "hosts": {node: outcome for node, line in reports if (outcome := _outcome(line, number))},
             }
+            | ({"signed_by": signature.key_id} if (signature := Signature.parse(entry.signature)) else {})
         )
     return lines
 

@@ -69,6 +69,9 @@ class NodeApi(Protocol):
     def ready(self) -> tuple[bool, str]:
         """Whether everything wanted here is active, and if not, what is missing, as a sentence."""
 
+    def require_publishing(self) -> None:
+        """Before a body is asked for. Raises PolicyRefusal: this primary has no key that it would itself trust."""
+
     def staging_dir(self) -> Path:
         """A fresh empty directory below STATE/tmp for one upload; the caller removes it."""
 

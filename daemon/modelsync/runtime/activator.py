@@ -27,6 +27,7 @@ from modelsync.runtime.crew import Crew
 from modelsync.runtime.gates import Gates
 from modelsync.runtime.inventory import Inventory
 from modelsync.runtime.keeping import Keeper
+from modelsync.runtime.signing import Signing
 from modelsync.runtime.staging import Stager, Work
 
 log = structlog.get_logger()
@@ -81,6 +82,7 @@ class Activator:
         live: LiveLinks,
         stager: Stager,
         gates: Gates,
+        signing: Signing,
         keeper: Keeper,
         clock: Clock,
         on_change: Callable[[ModelName, str, Version | None], Awaitable[None]],
@@ -92,6 +94,7 @@ class Activator:
         self._live = live
         self._stager = stager
         self.gates = gates
+        self.signing = signing
         self._clock = clock
         self._on_change = on_change
         self._models: dict[ModelName, _Model] = {}
@@ -143,14 +146,19 @@ class Activator:
                 parts=model.here.parts,
                 shares=len(self._book.record(name).placement.shares),
                 state=model.state,
-                error=model.error,
+                error=model.error or self.signing.runs_untrusted(self._book.record(name)),
                 why=wish.why if needed else self.keeper.where(name),
-                rejected=self.gates.shown(name),
+                rejected={**self.gates.shown(name), **self.signing.shown(self._book.record(name))},
                 apart=name in self.pins or not needed,
                 trial=name in self.records and bool(self.records[name].unsettled),
                 ack=model.ack.fields() if model.ack else None,
             )
         return lines
+
+    def reason(self, name: ModelName, number: Version) -> str:
+        """Why a version was rejected here, for the announcement."""
+        refused = self.signing.shown(self._book.record(name)).get(str(number))
+        return refused or self.gates.reason(name, number) or self._models[name].error or ""
 
     def pulls(self) -> dict[str, Progress]:
         """Pulls under way, by model."""
@@ -204,6 +212,7 @@ class Activator:
     async def _rejected(self, name: ModelName, model: _Model, error: VersionRejected) -> None:
         """Stay with what runs; nothing is tried again until somebody asks."""
         model.failures, model.state, model.error = 0, "rejected", str(error)
+        self.signing.note(error)
         roll = self._book.record(name).rollout
         if roll is not None and roll.open and roll.version == error.version:
             model.ack = Ack(roll.id, roll.version, roll.digest, str(error))
@@ -226,6 +235,7 @@ class Activator:
     async def _reconcile(self, name: ModelName, model: _Model) -> None:
         record = self._book.record(name)
         wish = self.wish(name)
+        self.signing.look(record)
         if not self.keeper.must_hold(name):
             await self._hold_parts(record, model)
             if await self._stood_down(record, model):
@@ -350,11 +360,15 @@ class Activator:
             await self.gates.show(candidate)
             return
         model.state = "settling"
+        before = active.previous_version, active.previous_digest
         try:
             await self.gates.settle(candidate, obsolete=lambda: self.wish(record.name).version != wish.version)
         except VersionRejected as error:
             if active.unsettled != "trial":
                 raise HookFailed(hook=error.gate, reason=f"{error.reason}; there is nothing to go back to") from error
+            if not self.signing.may_switch(record, *before):
+                fault = f"{error.reason}; version {before[0]} is not gone back to: nobody who is trusted has signed it"
+                raise HookFailed(hook=error.gate, reason=fault) from error
             await self._roll_back(record, active, error)
             raise
         await self._settled(active)
@@ -396,6 +410,8 @@ class Activator:
 
     async def flip(self, name: ModelName, ack: Ack, at: EntryId) -> bool:
         """Switch to what is staged, at once; ``settle_flip`` follows. Raises DiskFull, DiskFailed."""
+        if not self.signing.may_switch(self._book.record(name), ack.version, ack.digest):
+            return False  # its key was taken out since it was staged
         async with self._models[name].switching:
             before = self.records.get(name)
             if before is not None and (before.id > at or before.digest == ack.digest):

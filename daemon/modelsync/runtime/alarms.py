@@ -20,6 +20,8 @@ KINDS: Mapping[str, str] = {
     "lease.refused": "Redis shows a lease below or beside the accepted one: nothing of it is applied",
     "peer.lied": "a peer sent bytes that are not what their digest says: its disk, its memory or the network is bad",
     "node.twin": "another process reports under this node's id: two hosts were given one node.id",
+    "version.runs_untrusted": "what runs has no signature that is trusted here: it goes on, and is not run again later",
+    "version.untrusted": "a version without a signature that is trusted here is refused: what runs stays",
     "version.two_digests": "one version number names two contents: this node's own is kept as orphaned, or refused",
     "write.refused": "a write by a primary that had been replaced was refused",
 }

@@ -44,6 +44,9 @@ class NodeAnswers:
         missing = self._node.activator.unready()
         return not missing, "; ".join(missing[:20])
 
+    def require_publishing(self) -> None:
+        self._node.stager.signing.require_sealing()
+
     def staging_dir(self) -> Path:
         return self._node.store.new_staging()
 
@@ -110,7 +113,7 @@ class NodeAnswers:
 
     def file_of(self, name: ModelName, version: Version, path: str) -> Path:
         record = self._record(name)
-        digest = record.require(version).digest
+        digest = self._node.stager.signing.require(record, version)
         manifest = self._node.store.manifest(digest)
         if manifest is None:
             raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")

@@ -165,10 +165,12 @@ class Node:
         self.activator.gates.settings = settings.gates
         self.activator.keeper.settings = settings.storage
         self.stager.concurrency = settings.concurrency
+        self.activator.signing.trusted = settings.trusted
         self.elector.settings = replace(
             self.elector.settings, priority=settings.priority, nofailover=settings.nofailover
         )
         self.reporting.wake()
         gates_changed = any(settings.gates(name) != before.gates(name) for name in self.book.records)
-        if gates_changed or (settings.pins, settings.storage) != (before.pins, before.storage):
+        looked_at = [(each.pins, each.storage, each.trusted) for each in (settings, before)]
+        if gates_changed or looked_at[0] != looked_at[1]:
             self.activator.wake()

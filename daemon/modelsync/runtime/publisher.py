@@ -36,6 +36,7 @@ from modelsync.ports import Authority, Catalog, Change, Clock, Depot, Published,
 from modelsync.runtime.appending import Appending
 from modelsync.runtime.book import Book
 from modelsync.runtime.gate import Gate
+from modelsync.runtime.signing import Signing
 
 log = structlog.get_logger()
 
@@ -76,6 +77,7 @@ class Publisher:
         catalog_: Catalog,
         store: VersionStore,
         clock: Clock,
+        signing: Signing,
         authority: Callable[[], Authority | None],
         on_published: Callable[[ModelName], None],
         start_of: Callable[[ModelName, str], Start | None],
@@ -91,6 +93,7 @@ class Publisher:
         self._catalog = catalog_
         self._store = store
         self._clock = clock
+        self._signing = signing
         self._authority = authority
         self._on_published = on_published
         self._start_of = start_of
@@ -106,9 +109,11 @@ class Publisher:
         """Ingest and announce one version; the head's own bytes again change nothing and say so.
 
         Raises: NotAModel, SourceChanged, DigestMismatch (what the sender said it would be), VersionConflict,
-            PolicyRefusal, DiskFull, DiskFailed, LeaseLost, NoPrimary, RedisUnavailable.
+            PolicyRefusal (also where this host has no key that it would itself trust), DiskFull, DiskFailed, LeaseLost,
+            NoPrimary, RedisUnavailable.
         """
         self._require_authority()
+        self._signing.require_sealing()
         async with self.gate.shared():
             files = await asyncio.to_thread(self._ingest, draft)
             await self._keep_outside(draft.model, files)
@@ -153,7 +158,7 @@ class Publisher:
         manifest = self._manifest(draft, files, record, content, self._book.next_id(authority.epoch))
         data = manifests.encode(manifest)
         digest = await asyncio.to_thread(self._store.put_document, data)
-        entry = _entry(manifest, digest)
+        entry = _entry(manifest, digest, self._signing.seal(digest))
         start = self._start_of(draft.model, draft.author)
         if start is None:
             after = catalog.published(record, manifest.version, entry)
@@ -172,6 +177,7 @@ class Publisher:
             note=draft.note,
             by=draft.author,
             data=data,
+            signature=entry.signature,
             event="version.published",
         )
         log.info(
@@ -189,7 +195,7 @@ class Publisher:
 
         Found lying there at a start: any version counts, since a directory left over from an old primary must not
         bring an old version back. Seen to arrive, or asked for: only the head counts, since whoever puts old bytes
-        back wants them.
+        back wants them; and it does not where it is to be signed and is not.
         """
         same = record.with_content(content)
         numbered = record.versions.get(draft.version) if draft.version is not None else None
@@ -200,6 +206,8 @@ class Publisher:
         if same is None:
             return None
         entry = record.versions[same]
+        if draft.version is None and draft.arrived != "scan" and self._signing.wants_seal(entry):
+            return None
         log.info("version.unchanged", model=record.name, version=same, digest=str(entry.digest))
         return Published(record.name, same, entry.digest, entry.id, unchanged=True)
 
@@ -374,6 +382,7 @@ class Publisher:
         note: str,
         by: str,
         data: bytes = b"",
+        signature: str = "",
         event: str = "wish.changed",
     ) -> None:
         authority = self._require_authority()
@@ -385,6 +394,8 @@ class Publisher:
             log_fields["version"] = str(version)
         if digest is not None:
             log_fields["digest"] = str(digest)
+        if signature:
+            log_fields["signature"] = signature
         if 0 < len(data) <= INLINE_MANIFEST_BYTES:
             log_fields["manifest"] = data.decode()
         text = announcement(
@@ -420,7 +431,7 @@ def _require_content(draft: Draft, content: Digest) -> None:
         )
 
 
-def _entry(manifest: Manifest, digest: Digest) -> VersionRecord:
+def _entry(manifest: Manifest, digest: Digest, signature: str) -> VersionRecord:
     return VersionRecord(
         digest=digest,
         content=manifest.content,
@@ -430,4 +441,5 @@ def _entry(manifest: Manifest, digest: Digest) -> VersionRecord:
         author=manifest.author,
         note=manifest.note,
         parent=manifest.parent,
+        signature=signature,
     )

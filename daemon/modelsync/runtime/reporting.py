@@ -107,7 +107,7 @@ class Reporting:
             version=version,
             digest=str(self._book.record(name).require(version).digest) if version else None,
             node=self._identity.node,
-            reason=self._activator.gates.reason(name, version) if version and what == "rejected" else None,
+            reason=self._activator.reason(name, version) if version and what == "rejected" else None,
         )
         self.crew.start(self._announce(text), "announce")
 
@@ -185,7 +185,8 @@ class Reporting:
     def report(self) -> dict[str, str]:
         """The fields of ``node:ID``."""
         extra: dict[str, object] = {}
-        troubles = (self.settings.config_error, self._elector.trouble, self._health.of("events"))
+        sealing = "" if self._elector.settings.excluded else self._activator.signing.sealing_fault
+        troubles = (self.settings.config_error, self._elector.trouble, self._health.of("events"), sealing)
         for key, value in (
             ("error", "; ".join(filter(None, troubles))),
             ("refusals", dict(list(self._office.refusals().items())[:50])),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from modelsync.core.gates import ModelGates
 from modelsync.core.ids import FleetName, ModelName, NodeId
+from modelsync.core.signing import PublicKey
 from modelsync.core.swarm.neighbours import UNLABELLED, Labels
 from modelsync.runtime.keeping import StorageSettings
 
@@ -36,4 +37,5 @@ class LiveSettings:
     priority: int
     nofailover: bool
     labels: Sequence[str] = ()
+    trusted: Sequence[PublicKey] = ()
     config_error: str | None = None

@@ -25,6 +25,7 @@ from modelsync.ports import Candidate, Clock, Peer, Progress, Puller, VersionSto
 from modelsync.runtime.book import Book
 from modelsync.runtime.gates import Gates
 from modelsync.runtime.room import Room
+from modelsync.runtime.signing import Signing
 
 log = structlog.get_logger()
 
@@ -55,8 +56,10 @@ class Stager:
         concurrency: int,
         gates: Gates,
         room: Room,
+        signing: Signing,
     ) -> None:
         self._gates = gates
+        self.signing = signing
         self._book = book
         self._store = store
         self._puller = puller
@@ -70,7 +73,8 @@ class Stager:
     async def stage(self, record: ModelRecord, number: Version, work: Work) -> Digest:
         """Bring a version to where a switch needs no more than a rename.
 
-        Raises: RemoteFault, LocalFault, IntegrityFault; VersionRejected: its gate turned it down, now or before.
+        Raises: RemoteFault, LocalFault, IntegrityFault; VersionRejected: its gate turned it down, now or before, or its
+            signature does not count.
         """
         self._gates.require(record, number)
         async with self.held(record, number, work) as (manifest, digest):
@@ -106,15 +110,16 @@ class Stager:
     @contextlib.asynccontextmanager
     async def held(self, record: ModelRecord, number: Version, work: Work) -> AsyncIterator[tuple[Manifest, Digest]]:
         """Hold a version's verified bytes, steps 1 to 3, and keep them from garbage collection meanwhile."""
-        digest = record.require(number).digest
+        digest = self.signing.require(record, number)
         held = await asyncio.to_thread(self._survey, digest)
         kept: asyncio.Future[Digest] | None = None
         if held is None:
             work.state = "pulling"
-            fetched, data = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+            fetched, data = await asyncio.to_thread(self._fetch_manifest, record, number, digest)
             kept = asyncio.ensure_future(asyncio.to_thread(self._store.put_document, data))
             held = fetched
         manifest, missing = held
+        self.signing.require_named(record, number, manifest)
         with self._store.leased(manifest.referenced() | {digest}):
             try:
                 if missing:
@@ -137,15 +142,14 @@ class Stager:
         return missing
 
     def _fetch_manifest(
-        self, name: ModelName, number: Version, digest: Digest
+        self, record: ModelRecord, number: Version, digest: Digest
     ) -> tuple[tuple[Manifest, Sequence[FileEntry]], bytes]:
         told = (data for data in self._book.manifests if blake3(data).digest() == digest.raw)
         data = next(told, None) or self._puller.document(
-            digest, self._peers(name, number, None), MANIFEST_BYTES, Progress(), keep=False
+            digest, self._peers(record.name, number, None), MANIFEST_BYTES, Progress(), keep=False
         )
         manifest = manifests.decode(data)
-        if (manifest.model, manifest.version) != (name, number):
-            raise LayoutCorrupt(path=str(digest), reason="the manifest is not of the version that was published")
+        self.signing.require_named(record, number, manifest)
         return (manifest, self._missing(manifest)), data
 
     async def _pull(self, manifest: Manifest, missing: Sequence[FileEntry], work: Work) -> None:
@@ -224,11 +228,12 @@ class Stager:
 
     async def document_of(self, record: ModelRecord, number: Version) -> tuple[Manifest, Digest]:
         """A version's manifest, fetched and kept where it is not held; none of its files. Raises as ``held``."""
-        digest = record.require(number).digest
+        digest = self.signing.require(record, number)
         held = await asyncio.to_thread(self._store.manifest, digest)
         if held is not None:
+            self.signing.require_named(record, number, held)
             return held, digest
-        (manifest, _), data = await asyncio.to_thread(self._fetch_manifest, record.name, number, digest)
+        (manifest, _), data = await asyncio.to_thread(self._fetch_manifest, record, number, digest)
         await asyncio.to_thread(self._store.put_document, data)
         return manifest, digest
 

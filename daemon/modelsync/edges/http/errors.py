@@ -20,6 +20,7 @@ _STATUSES: tuple[tuple[type[ModelsyncError], int], ...] = (
     (errors.MalformedMessage, 400),
     (errors.NoSuchVersion, 404),
     (errors.PolicyRefusal, 409),
+    (errors.VersionRejected, 409),
     (errors.VersionConflict, 409),
     (errors.SourceChanged, 409),
     (errors.NotAModel, 422),

@@ -54,6 +54,7 @@ class UploadRoutes:
         name = model_name(request.match_info["name"])
         if not self._api.is_primary:
             return to_primary(request, self._api, self._fleet)
+        self._api.require_publishing()
         self._refuse_early(request)
         if self._running >= self._limits.max_uploads:
             raise web.HTTPServiceUnavailable(

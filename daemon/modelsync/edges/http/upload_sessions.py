@@ -94,6 +94,7 @@ class UploadSessionRoutes:
         name = model_name(request.match_info["name"])
         if not self._api.is_primary:
             return to_primary(request, self._api, self._fleet)
+        self._api.require_publishing()
         async with self._place(None):
             if request.content_type == PLAN_TYPE:
                 known = await self._begin_plan(request, name)
