@@ -220,6 +220,7 @@ def test_what_was_forged_in_redis_is_not_run(fleet: SignedFleet, case: str) -> N
         told = [json.loads(message["data"]) for message in _heard(listener) if message["type"] == "message"]
     for daemon in fleet.daemons:
         said = line(daemon, model)
+        assert got(daemon, model, number, "a") == 409, "nor is it handed to anybody"
         assert contents(daemon, model) == two and said["active"] == 2 and said["state"] == "rejected", said
         assert f"version {number} of {model}" in said["error"]
         assert f"version.untrusted: version {number} of {model}" in alarms(daemon)
@@ -244,8 +245,11 @@ def test_an_older_record_is_not_taken_whoever_signed_it(fleet: SignedFleet) -> N
     fleet.redis.hset(fleet.key("model:older"), mapping=before)
     with pytest.raises(redis.ResponseError, match="equal or smaller"):
         fleet.redis.xadd(fleet.key("log"), {"kind": "published", "model": "older"}, id=before["id"])
+    epoch, _, seq = fleet.redis.xrevrange(fleet.key("log"), count=1)[0][0].partition("-")
+    fleet.redis.xadd(fleet.key("log"), {"kind": "published", "model": "older"}, id=f"{epoch}-{int(seq) + 1}")
     fleet.publish("beside", a=b"1")  # whoever runs this has read everything that came before it
     assert [daemon.active("older") for daemon in fleet.daemons] == [2, 2, 2]
+    assert [daemon.head("older") for daemon in fleet.daemons] == [2, 2, 2]
     assert all(contents(daemon, "older") == {"a": b"2"} for daemon in fleet.daemons)
 
 
@@ -357,27 +361,47 @@ def refused_before_its_body(daemon: Daemon) -> bool:
     return statuses == [409, 409]
 
 
-def test_what_lies_in_an_object_store_is_asked_for_its_signature_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["shared", "partitioned"])
+def test_what_lies_elsewhere_is_asked_for_its_signature_too(tmp_path: Path, mode: str) -> None:
+    """In an object store, and in parts on other hosts."""
     fleet, key = Fleet(tmp_path), tmp_path / "key.pem"
     public = ed25519.new_key(key)
     (tmp_path / "store").mkdir()
-    shared = f'[storage]\nmode = "shared"\nurl = "file://{tmp_path}/store"\nahead = []\n'
+    storage = f'[storage]\nmode = "{mode}"\n' + (
+        f'url = "file://{tmp_path}/store"\nahead = []\n'
+        if mode == "shared"
+        else f"copies = 1\nsplit_bytes = {1 << 20}\n"
+    )
+    files = {"a": b"1" * (3 << 19), "b": b"2" * (3 << 19)}
     try:
-        first = fleet.add("first", security(key, [public]) + shared)
-        other = fleet.add("other", security(None, [public]) + shared)
-        first.put("m.bin", b"1")
-        until(lambda: got(other, "m", 1, "m.bin") == b"1", "it to be read through")
+        first = fleet.add("first", security(key, [public]) + storage)
+        other = fleet.add("other", security(None, [public]) + storage)
+        until(lambda: len(first.status()["nodes"]) == 2, "both to know of each other")
+        for name, data in files.items():
+            (tmp_path / "m").mkdir(exist_ok=True)
+            (tmp_path / "m" / name).write_bytes(data)
+        (tmp_path / "m").rename(first.models / "m")
+        until(lambda: got(other, "m", 1, "a") == files["a"], "it to be read through")
         record = json.loads(fleet.redis.hget(fleet.key("model:m"), "v:1"))
         del record["signature"]
         data = encoded({**json.loads((first.state / "manifests" / record["digest"][3:]).read_bytes()), "version": 2})
         SignedFleet.forge(fleet, "m", 2, {**record, "digest": digest_of(data)}, data)  # type: ignore[arg-type]
-        until(lambda: other.head("m") == 2, "the forged version to be known")
-        assert got(other, "m", 2, "m.bin") == 409
+        until(lambda: other.head("m") == first.head("m") == 2, "the forged version to be known")
+        assert got(other, "m", 2, "a") == 409 == manifest_status(other, "m", 2)
         urllib.request.urlopen(urllib.request.Request(f"{other.url}/v1/models/m/load", method="POST"), timeout=5)
         until(lambda: "it is not signed" in str(line(other, "m")["error"]), "it to be refused")
-        assert contents(other, "m") == {}
+        assert contents(other, "m") == {} and "it is not signed" in line(other, "m")["rejected"]["2"]
+        assert got(other, "m", 1, "b") == files["b"], "what is signed is to be had as ever"
     finally:
         fleet.close()
+
+
+def manifest_status(daemon: Daemon, model: str, number: int) -> int:
+    try:
+        with urllib.request.urlopen(f"{daemon.url}/v1/models/{model}/versions/{number}", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def got(daemon: Daemon, model: str, number: int, path: str) -> bytes | int:

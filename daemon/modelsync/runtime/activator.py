@@ -255,7 +255,8 @@ class Activator:
             with contextlib.suppress(VersionRejected):  # remembered, and it is not what is wanted here
                 await self._stager.stage(record, Version(number or 0), model)
         for number in self.keeper.also_held(record):
-            await self._stager.stage(record, number, model)
+            with contextlib.suppress(VersionRejected):
+                await self._stager.stage(record, number, model)
         await self._hold_parts(record, model)
         model.state = "waiting" if wish.waiting else "active" if wish.version is not None else "idle"
         model.here = await asyncio.to_thread(inventory.take, record, self._store)
@@ -314,8 +315,14 @@ class Activator:
     async def _hold_parts(self, record: ModelRecord, model: _Model) -> None:
         """Have what this host owns of a model that lies in parts; what is whole here for another reason has them."""
         mine, numbers = self.keeper.parts_held(record)
+        rejected: VersionRejected | None = None
         for number in numbers:
-            await self._stager.stage_parts(record, number, mine, model)
+            try:
+                await self._stager.stage_parts(record, number, mine, model)
+            except VersionRejected as error:  # one that nobody trusted has signed holds up no other
+                rejected = error if number == record.wanted else rejected
+        if rejected is not None:
+            raise rejected
 
     async def _activate(self, record: ModelRecord, wish: policy.Wish, model: _Model) -> None:
         number = wish.version

@@ -117,6 +117,7 @@ class NodeAnswers:
         manifest = self._node.store.manifest(digest)
         if manifest is None:
             raise NoSuchVersion(reason=f"version {version} of {name} is not held on this host")
+        self._node.stager.signing.require_named(record, version, manifest)
         found = self._object(manifest, path)
         if record.placement.mode != "replicated":  # else there is no cache that would ask
             self._node.activator.keeper.used(digest)

@@ -14,7 +14,7 @@ import structlog
 
 from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import IntegrityFault, ModelsyncError, RemoteFault
+from modelsync.core.errors import IntegrityFault, ModelsyncError, RemoteFault, VersionRejected
 from modelsync.core.ids import Digest, ModelName, NodeId, Version
 from modelsync.core.manifest import FileEntry
 from modelsync.core.status import NodeReport
@@ -141,7 +141,7 @@ class Placer:
             if entry.digest in self._files:
                 known[entry.digest] = self._files[entry.digest]
                 continue
-            with contextlib.suppress(RemoteFault, IntegrityFault):  # looked for again
+            with contextlib.suppress(RemoteFault, IntegrityFault, VersionRejected):  # looked for again
                 manifest, digest = await self._stager.document_of(record, Version(number or 0))
                 known[digest] = manifest.files
         self._files = known
@@ -153,13 +153,13 @@ class Placer:
             return
         places = self.places()
         changes = await asyncio.to_thread(placing.changes, kept, places, self._keeper.settings.moves)
-        failed: RemoteFault | None = None
+        failed: ModelsyncError | None = None
         for name, placement in changes.items():
             try:
                 if placement.mode == "shared":
                     await self._upload(self._book.record(ModelName(name)))
                 await self._publisher.place(ModelName(name), placement)
-            except RemoteFault as error:  # one model that cannot be had holds up no other
+            except (RemoteFault, VersionRejected) as error:  # one model that cannot be had holds up no other
                 failed = failed or error
         if failed is not None:
             raise failed
@@ -188,8 +188,11 @@ class Placer:
         kept = self._keeper.versions(record, None, policy.wanted(record, None))
         needed = {record.wanted, record.head}
         for number in sorted(kept & record.versions.keys()):
-            if number in needed or all(self._keeper.holders(record, number)):
+            if number in needed:
                 await self.upload(record, number)
+            elif all(self._keeper.holders(record, number)):
+                with contextlib.suppress(VersionRejected):  # nobody who is trusted has signed it: it stays out
+                    await self.upload(record, number)
 
     async def upload(self, record: ModelRecord, number: Version) -> None:
         """Put one version into the object store. Raises RemoteFault, LocalFault, VersionConflict."""
