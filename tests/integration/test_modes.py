@@ -45,8 +45,8 @@ def owners(daemon: Daemon, name: str) -> set[str]:
     return set(placed(daemon, name).get("owners", ()))
 
 
-def download(daemon: Daemon, name: str, path: str, headers: dict[str, str] | None = None) -> bytes:
-    url = f"{daemon.url}/v1/models/{name}/versions/1/files/{path}"
+def download(daemon: Daemon, name: str, path: str, headers: dict[str, str] | None = None, version: int = 1) -> bytes:
+    url = f"{daemon.url}/v1/models/{name}/versions/{version}/files/{path}"
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=20) as answer:
         data: bytes = answer.read()
         return data
@@ -232,6 +232,20 @@ def test_a_model_lies_on_its_owners_is_read_through_elsewhere_and_outlives_one_o
         assert download(node, "fraud", "fraud.bin") == data
     until(lambda: dead.name not in owners(living[0], "fraud"), "the dead owner to be replaced", 45)
     all_run(living, data)
+
+
+def test_a_new_version_is_read_through_whole_where_an_old_one_is_cached(fleet: Fleet) -> None:
+    """Most of it is copied from the old version: it leaves once the whole file has proved it."""
+    nodes = three(fleet, partitioned(copies=1))
+    data = os.urandom(20_000_000)
+    nodes[0].put("fraud.bin", data)
+    until(lambda: len(owners(nodes[0], "fraud")) == 1, "an owner")
+    other = next(node for node in nodes[1:] if node.name not in owners(nodes[0], "fraud"))
+    assert download(other, "fraud", "fraud.bin") == data
+    data = data[:5_000_000] + b"changed" + data[5_000_007:]
+    nodes[0].put("fraud.bin", data)
+    until(lambda: other.head("fraud") == 2, "version 2 to be known")
+    assert download(other, "fraud", "fraud.bin", version=2) == data
 
 
 def test_the_mode_changes_on_a_live_fleet_and_nothing_is_unavailable_on_the_way(fleet: Fleet) -> None:

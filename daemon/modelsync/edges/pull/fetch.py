@@ -329,5 +329,7 @@ class Fetcher:
             raise DigestMismatch(
                 path=entry.path, chunk=None, expected=str(entry.digest), actual=str(actual), source="manifest"
             )
+        for index in pull.copied:  # whoever reads it through has this file open and goes by this map
+            pull.verified.add(index)
         self._store.adopt(partial, entry.digest)
         return True
