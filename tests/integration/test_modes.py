@@ -29,6 +29,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def shared(store: Path, more: str = "") -> str:
+    store.mkdir(exist_ok=True)
     return f'[storage]\nmode = "shared"\nurl = "file://{store}"\n{more}'
 
 
@@ -301,6 +302,7 @@ def test_models_of_one_fleet_differ_in_mode_and_one_moves_into_the_store_and_bac
     fleet: Fleet, tmp_path: Path
 ) -> None:
     store = tmp_path / "bucket"
+    store.mkdir()
     plain = f'[storage]\nurl = "file://{store}"\nahead = ["nothing"]\ncache_bytes = 1\n'
     moved = plain + '[model.fraud]\nmode = "shared"\n'
     nodes = [fleet.add(name, plain) for name in ("one", "two")]

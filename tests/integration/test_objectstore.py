@@ -38,6 +38,7 @@ def held(tmp_path: Path) -> Iterator[IngestingStore]:
 @pytest.fixture(params=["s3", "file"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path | None]:
     if request.param == "file":
+        (tmp_path / "bucket").mkdir()
         return f"file://{tmp_path}/bucket", None
     url = request.getfixturevalue("server")
     keys = tmp_path / "keys"
@@ -140,3 +141,24 @@ def test_what_is_not_there_and_who_refuses(server: str, held: IngestingStore, tm
         store.bucket.size_bytes("k")
     assert "unspeakable" not in str(away.value), "no credentials in a fault"
     store.close()
+
+
+def test_a_path_that_is_not_mounted_is_said_and_nothing_is_written_beneath_it(tmp_path: Path) -> None:
+    path = tmp_path / "mnt" / "models"
+    path.mkdir(parents=True)
+    bucket = Bucket(f"file://{path}", None)
+    assert bucket.create("versions/m/1", b"1")
+    path.rename(tmp_path / "away")
+    for attempt in (bucket, Bucket(f"file://{path}", None)):
+        for act in (
+            lambda b=attempt: b.create("versions/m/2", b"2"),
+            lambda b=attempt: b.read("versions/m/1", 100),
+            lambda b=attempt: list(b.listed("versions/")),
+        ):
+            with pytest.raises(ObjectStoreUnavailable, match="is it mounted"):
+                act()
+            assert attempt.trouble is not None and "is it mounted" in attempt.trouble
+    assert not path.exists()
+    (tmp_path / "away").rename(path)
+    assert bucket.read("versions/m/1", 100) is not None
+    assert bucket.trouble is None

@@ -8,9 +8,11 @@ changes with each pair.
 from __future__ import annotations
 
 import http.client
+import mmap
 import os
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from urllib.parse import urlsplit
@@ -74,20 +76,20 @@ def _pair(fleet: Fleet, number: int, size_bytes: int, turn: int) -> Pair:
     pulled, through = f"pulled-{number}", f"through-{number}"
     digests = {name: _publish(fleet, name, size_bytes) for name in (pulled, through)}
     placed = _placed(fleet, SMALL + 2 * number + 2)
-    room = memoryview(bytearray(size_bytes))
-    for offset in range(0, size_bytes, 4096):
-        room[offset] = 1
-    time.sleep(2)
-    with warm(3 * size_bytes):
-        time.sleep(0.2)
-        tasks = {
-            "pulled": lambda: pull(stranger(fleet, placed[pulled]), pulled),
-            "through": lambda: _through(stranger(fleet, placed[through]), through, room, digests[through]),
-        }
-        took = {what: tasks[what]() for what in (("pulled", "through"), ("through", "pulled"))[turn % 2]}
-        _, plain_s = download(_owner(fleet, placed[through]), through, room)
+    room = _room(size_bytes)
+    tasks: dict[str, Callable[[], tuple[float, ...]]] = {
+        "pulled": lambda: pull(stranger(fleet, placed[pulled]), pulled),
+        "through": lambda: _through(stranger(fleet, placed[through]), through, room, digests[through]),
+    }
+    took = {}
+    for what in (("pulled", "through"), ("through", "pulled"))[turn % 2]:
+        os.sync()  # who goes second does not wait for the disk of who went first
+        time.sleep(1)
+        with warm(size_bytes + (256 << 20)):
+            took[what] = tasks[what]()
     assert blake3(room).hexdigest() == digests[through], "the bytes that were downloaded"
-    pair = Pair(took["pulled"][0], *took["through"], plain_s)
+    _, plain_s = download(_owner(fleet, placed[through]), through, room)
+    pair = Pair(*took["pulled"], *took["through"], plain_s)
     print(
         f"{size_bytes // MIB} MiB: pulled {pair.pulled:.3f} s; "
         f"through {pair.through:.3f} s ({pair.through / pair.pulled:.2f}), "
@@ -96,6 +98,15 @@ def _pair(fleet: Fleet, number: int, size_bytes: int, turn: int) -> Pair:
         flush=True,
     )
     return pair
+
+
+def _room(size_bytes: int) -> memoryview:
+    """Warm memory for a client's bytes."""
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    for offset in range(0, size_bytes, mmap.PAGESIZE):
+        memory[offset] = 1
+    return memoryview(memory)
 
 
 def _publish(fleet: Fleet, name: str, size_bytes: int) -> str:

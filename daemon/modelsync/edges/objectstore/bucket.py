@@ -7,6 +7,7 @@ listings are handed on as the store has them, and may be late.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ was new to the process."""
 REQUESTS_AT_ONCE = 8
 """Over all pulls: one S3 connection gives some 90 MB/s."""
 DELETED_AT_ONCE = 100
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
 """What S3 says with a 400 where others say 401 or 403."""
 
@@ -90,6 +92,10 @@ class Bucket:
     # --- the client --------------------------------------------------------------------------------------------------
 
     def _client(self) -> Any:
+        # Never made here: below the mount point of what is not mounted, this host's own disk would fill unseen.
+        if self._local is not None and not self._local.is_dir():
+            reason = f"there is no directory {self._local}: is it mounted? That of a new store is made once, by hand"
+            raise ObjectStoreUnavailable(operation="look for it", reason=reason)
         with self._guard:
             if self._open_client is None:
                 self._open_client = self._connected()
@@ -97,8 +103,6 @@ class Bucket:
 
     def _connected(self) -> Any:
         if self._local is not None:
-            with local_faults(self._local, "open the object store's directory"):
-                durable.make_directories(self._local)
             return self._library.store.LocalStore(self._local)
         settings = read_settings(self._credentials)
         return self._library.store.from_url(
@@ -184,11 +188,18 @@ class Bucket:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def create(self, key: str, data: bytes) -> bool:
-        """Put what is not there yet; False if it was."""
+        """Put what is not there yet; False if it was. On a mounted path that takes hard links."""
         try:
             self._put(key, data, "create")
         except self._library.exceptions.AlreadyExistsError:
             return False
+        except ObjectStoreUnavailable as error:
+            if self._local is None or (refused := _refuses_links(self._local)) is None:
+                raise
+            reason = f"the file system at {self._local} takes no hard links, by which a name is given once: {refused}"
+            fault = ObjectStoreRefused(operation=f"write {key}", reason=reason)
+            self.trouble = str(fault)
+            raise fault from error
         return True
 
     def replace(self, key: str, data: bytes, tag: Tag) -> bool:
@@ -218,24 +229,57 @@ class Bucket:
         self._make_durable(key)
 
     def _make_durable(self, key: str) -> None:
-        """A service promises durability with its answer; a mounted path has to be told."""
+        """A service promises durability with its answer; a mounted path has to be told.
+
+        Its faults are not of this host's disk: a server that is gone must not look like one that fails.
+        """
         if self._local is None:
             return
         path = self._local / key
-        with local_faults(path, "fsync"):
+        with self._translated(f"make {key} durable"):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
             for parent in path.parents[: len(Path(key).parts)]:
-                durable.fsync_directory(parent)
+                _fsync_directory(parent)
 
     def delete(self, keys: Sequence[str]) -> None:
         """What is not there is deleted already."""
         for key in keys:
             with contextlib.suppress(FileNotFoundError), self._translated(f"delete {key}"):
                 self._library.delete(self._client(), key)
+
+
+def _fsync_directory(path: Path) -> None:
+    try:
+        durable.fsync_directory(path)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.EOPNOTSUPP,
+        ):  # no such notion (CIFS, some FUSE): names are the server's
+            raise
+
+
+def _refuses_links(directory: Path) -> str | None:
+    """What a file system says that takes no hard links; None where it does, or where nothing can be said."""
+    name = directory / durable.temporary_name("links")
+    linked = name.with_suffix(".link")
+    try:
+        os.close(durable.create_file(name))
+        try:
+            os.link(name, linked)
+        except OSError as error:
+            return error.strerror if error.errno in _NO_LINKS else None
+        os.unlink(linked)
+        return None
+    except OSError:
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
 
 
 def _library(url: str) -> Any:
