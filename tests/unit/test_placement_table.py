@@ -65,3 +65,11 @@ def test_what_an_operator_reads(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_fleet_that_holds_everything_everywhere_is_not_told_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     placement_table.show({"nodes": DOCUMENT["nodes"]})
     assert capsys.readouterr().out == ""
+
+
+def test_what_is_wrong_with_many_models_is_one_line() -> None:
+    lines = {f"m{number}": {"trouble": "missing: c"} for number in range(7)}
+    document = {"placement": {**lines, "other": {"trouble": "missing: d"}, "well": {}}}
+    assert placement_table.troubles(document) == ["m0, m1, m2, m3, m4 and 2 more: missing: c", "other: missing: d"]
+    assert placement_table.troubles({"placement": {"m": {"trouble": "t"}}}) == ["m: t"]
+    assert placement_table.troubles({}) == []

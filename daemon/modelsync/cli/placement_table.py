@@ -12,6 +12,9 @@ from modelsync.cli.output import print_table, printable, size
 MAX_MOVES = 20
 """Shown one by one; of more, the number and the bytes."""
 
+MAX_NAMES = 5
+"""Of models in one line."""
+
 Row = tuple[object, ...]
 
 
@@ -27,6 +30,20 @@ def show(document: dict[str, Any]) -> None:
     rows = [row for name, line in sorted(lines.items()) for row in _model(name, line)]
     print_table(("MODEL", "KEPT", "SIZE", "OWNERS", "COPIES"), rows)
     _show_plan(document)
+
+
+def troubles(document: dict[str, Any]) -> list[str]:
+    """What is wrong with models by where they lie, one line for all of which the same is wrong."""
+    names: dict[str, list[str]] = {}
+    for name, line in sorted(document.get("placement", {}).items()):
+        if line.get("trouble"):
+            names.setdefault(line["trouble"], []).append(name)
+    return [f"{_some(those)}: {trouble}" for trouble, those in names.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _hosts(document: dict[str, Any]) -> Iterator[Row]:

@@ -96,9 +96,7 @@ def _show_rollouts(document: dict[str, Any]) -> None:
 
 
 def _show_troubles(document: dict[str, Any]) -> None:
-    troubles = [
-        f"{name}: {line['trouble']}" for name, line in document.get("placement", {}).items() if line.get("trouble")
-    ]
+    troubles = placement_table.troubles(document)
     for node in document["nodes"]:
         if node.get("error"):
             troubles.append(f"{node['id']}: {node['error']}")
