@@ -268,6 +268,18 @@ def test_the_mode_changes_on_a_live_fleet_and_nothing_is_unavailable_on_the_way(
     all_run(nodes, data)
 
 
+@pytest.mark.parametrize("mode", ["shared", "partitioned"])
+def test_a_publish_by_command_does_not_wait_for_who_need_not_hold_it(fleet: Fleet, tmp_path: Path, mode: str) -> None:
+    sections = shared(tmp_path / "bucket", "ahead = []\n") if mode == "shared" else partitioned(1)
+    three(fleet, sections)
+    for number in range(4):  # one copy: some of them lie on the primary alone
+        (tmp_path / "m.bin").write_bytes(os.urandom(10_000))
+        done = json.loads(
+            fleet.run("publish", f"m-{number}", str(tmp_path / "m.bin"), "--timeout", "15", "--json").stdout
+        )
+        assert (done["version"], done["copies"] >= (mode == "partitioned")) == (1, True)
+
+
 def test_all_owners_lost_is_said_and_ends_when_one_returns(fleet: Fleet) -> None:
     nodes = three(fleet, partitioned(1))
     names = [f"model-{number}" for number in range(6)]

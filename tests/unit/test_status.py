@@ -116,3 +116,20 @@ def test_hints_of_an_announcement_are_never_more_than_hints() -> None:
     assert hints(b'{"event": "version.published", "node": "a"}') == ("version.published", "a", "", "")
     for data in (b"", b"[]", b"{", b'{"event": 1, "node": ["a"]}', b"\xff", b"[" * 100_000):
         assert hints(data) == ("", "", "", "")
+
+
+@pytest.mark.parametrize(
+    ("living", "placed", "asked"),
+    [
+        (1, {}, 1),
+        (3, {}, 2),
+        (3, {"mode": "partitioned", "copies": 1}, 1),
+        (3, {"mode": "partitioned", "copies": 9}, 2),
+        (1, {"mode": "partitioned", "copies": 2}, 1),
+        (3, {"mode": "shared"}, 0),
+    ],
+)
+def test_how_many_copies_a_publisher_waits_for(living: int, placed: dict[str, Any], asked: int) -> None:
+    nodes = [{"state": "ok"}] * living + [{"state": "lost"}]
+    document = {"nodes": nodes, "placement": {"fraud": placed} if placed else {"other": {"mode": "shared"}}}
+    assert status.copies_to_wait_for(document, "fraud") == asked

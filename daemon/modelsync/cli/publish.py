@@ -29,7 +29,7 @@ from modelsync.publishing.upload import Waiting, await_copies, upload
     "copies",
     type=click.IntRange(0),
     metavar="COPIES",
-    help="Return when that many nodes hold it; two if there are two.",
+    help="Return when that many nodes hold it; by default two if there are two, fewer where it lies on fewer.",
 )
 @click.option("--timeout", "timeout_s", default=60.0, show_default=True, metavar="S", help="For --wait.")
 @json_option

@@ -233,6 +233,19 @@ def copies(document: Mapping[str, Any], name: str, number: int, at: EntryId) -> 
     return _rarest(lines, number)
 
 
+def copies_to_wait_for(document: Mapping[str, Any], name: str) -> int:
+    """How many nodes must hold a version before its publisher may go, by a status document.
+
+    Two, where there are two. As many as are asked for of a model that lies on fewer; none of one that the object store
+    had before the version was written to the catalog: nobody may hold it before somebody asks.
+    """
+    living = sum(node["state"] != "lost" for node in document["nodes"])
+    line = document.get("placement", {}).get(name, {})
+    if line.get("mode") == "shared":
+        return 0
+    return min(2, living, line.get("copies", 2))
+
+
 def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
     """Check the ``models`` field of a node's hash. Raises MalformedMessage."""
     if not isinstance(value, dict) or len(value) > 100_000:

@@ -208,7 +208,7 @@ async def await_copies(
     """The publish's answer with ``copies``: how many living nodes hold the version, once that is enough.
 
     Args:
-        wanted: None: two, or one in a fleet of one.
+        wanted: None: ``status.copies_to_wait_for``.
         waiting: told how far it is, each time it is not there yet.
     Raises:
         TimedOut: which says what was reached; the version is published all the same.
@@ -217,16 +217,15 @@ async def await_copies(
     deadline_s = time.monotonic() + timeout_s
     while True:
         document = await fleet.status()
-        living = sum(node["state"] != "lost" for node in document["nodes"])
         held = status.copies(document, model, number, at)
-        enough = min(2, living) if wanted is None else wanted
+        enough = status.copies_to_wait_for(document, model) if wanted is None else wanted
         if held >= enough:
             return {**published, "copies": held}
         waiting(Waiting(held, enough, _pulls_of(document, model)))
         if time.monotonic() > deadline_s:
             raise TimedOut(
                 what=f"{model} version {number} is published; waiting for copies",
-                reached=f"{held} of {wanted or 2} nodes hold it after {timeout_s:g} s",
+                reached=f"{held} of {enough} nodes hold it after {timeout_s:g} s",
             )
         await asyncio.sleep(POLL_S)
 
