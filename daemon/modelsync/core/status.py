@@ -243,7 +243,7 @@ def copies_to_wait_for(document: Mapping[str, Any], name: str) -> int:
     line = document.get("placement", {}).get(name, {})
     if line.get("mode") == "shared":
         return 0
-    return min(2, living, int(line.get("copies", 2)))
+    return int(min(2, living, line.get("copies", 2)))
 
 
 def parse_node_models(value: Any) -> dict[str, dict[str, Any]]:
