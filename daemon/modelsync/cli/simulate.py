@@ -83,6 +83,11 @@ def placement_command(as_json: bool, **options: Any) -> None:
     ]
     heads = ("STEP", "NODES", "BUSIEST/FAIR", "IDLEST/FAIR", "MOST", "MOVED", "OF ALL", "AT LEAST", "AT THE RATE")
     print_table(heads, rows)
+    for line in lines:
+        if line["lacking_copies"]:
+            click.echo(
+                f"! {line['step']}: {line['lacking_copies']} copies lie nowhere: there are fewer nodes than copies"
+            )
 
 
 def placement_lines(
@@ -145,6 +150,7 @@ def _line(
         "moved_bytes": moved,
         "moved_share": moved / even.total_bytes if even.total_bytes else 0.0,
         "least_share": _least_share(here, was),
+        "lacking_copies": sum(item.copies - len(after[item.key]) for item in items),
         "moving_s": max(received.values()) / rate_bytes_per_s,
     }
 
