@@ -95,6 +95,21 @@ async def test_chunks_leave_in_order_as_they_are_verified(http: aiohttp.ClientSe
         assert await answer.read() == DATA[3 * CHUNK_BYTES :]
 
 
+async def test_what_only_the_whole_file_s_digest_proves_leaves_when_it_has_its_name(
+    http: aiohttp.ClientSession, pull: Pull
+) -> None:
+    """Chunks that were copied from an old version are in no map."""
+    pull.write(0)
+    async with http.get(URL) as answer:
+        await answer.content.readexactly(CHUNK_BYTES)
+        pull.partial.write_bytes(DATA)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await answer.content.readexactly(1)
+        pull.finish()
+        assert await answer.read() == DATA[CHUNK_BYTES:]
+
+
 async def test_a_range_waits_for_its_own_chunks_alone(http: aiohttp.ClientSession, pull: Pull) -> None:
     pull.write(3, 4)
     start, end = 3 * CHUNK_BYTES + 10, 5 * CHUNK_BYTES

@@ -20,7 +20,7 @@ from modelsync.core.transfer.chunk_map import ChunkMap
 from modelsync.edges.disk.durable import local_faults
 from modelsync.edges.http.body_gate import BodyGate
 from modelsync.edges.http.ranges import WARM_BYTES, Download, Span, answer_to, hang_up
-from modelsync.ports import Growing, HeldPart
+from modelsync.ports import Growing
 
 _POLL_FIRST_S = 0.001
 _POLL_MORE_S = 0.004
@@ -156,9 +156,16 @@ class _Coming:
         self._file, self._chunks = file, part.chunks
 
     def _go_on(self, file: BinaryIO) -> None:
-        """A pull that failed may have been begun anew by another: of the same file it knows more."""
-        part = self.growing.part() if self._chunks is not None else None
-        if part is not None and part.chunks is not self._chunks and _is_of(part, file):
+        """A pull that failed may have been begun anew by another: of the same file it knows more.
+
+        Once the file has its name all of it is there, also what was copied from old versions, which the map never had.
+        """
+        if self._chunks is None:
+            return
+        part = self.growing.part()
+        if part is None and _is_at(self.growing.object, file):
+            self._chunks = None
+        elif part is not None and part.chunks is not self._chunks and _is_at(part.path, file):
             self._chunks = part.chunks
 
 
@@ -173,9 +180,9 @@ def _warm(file: BinaryIO, start: int, end: int) -> None:
             raise
 
 
-def _is_of(part: HeldPart, file: BinaryIO) -> bool:
+def _is_at(path: Path, file: BinaryIO) -> bool:
     try:
-        return os.path.samestat(os.stat(part.path), os.fstat(file.fileno()))
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
