@@ -96,7 +96,10 @@ class Keeper:
         at = self._book.record(name).placement
         if mine := at.owned(self._node):
             owned = ", ".join(str(index + 1) for index in sorted(mine))
-            return f"part {owned} of {len(at.shares)} lies here; the whole is loaded here when it is asked for"
+            which = (
+                f"part {owned} of {len(at.shares)} lies" if len(mine) == 1 else f"parts {owned} of {len(at.shares)} lie"
+            )
+            return f"{which} here; the whole is loaded here when it is asked for"
         if at.mode == "partitioned":
             return f"it lies on {', '.join(at.everyone)}, and is loaded here when it is asked for"
         return "it lies in the object store, and is loaded here when it is asked for"
