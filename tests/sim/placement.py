@@ -140,10 +140,10 @@ class Fleet:
             for node in nodes:
                 if self.dice.random() < 0.1:
                     node.cut, node.since_s, node.back_at_s = True, self.now_s, healed_s
-        if self.dice.random() < min(1.0, self.nodes / 5000):
+        if nodes and self.dice.random() < min(1.0, self.nodes / 5000):
             self.dice.choice(nodes).full_until_s = self.now_s + self.dice.uniform(300, 7200)
             self.outcome.disks_full += 1
-        if self.dice.random() < max(0.02, min(0.2, self.nodes / 20_000)):
+        if nodes and self.dice.random() < max(0.02, min(0.2, self.nodes / 20_000)):
             node = self.dice.choice(nodes)  # one that was to leave may be wanted again
             node.leaving = not node.leaving and sum(n.leaving for n in nodes) < len(nodes) / 4
             self.outcome.leavers += node.leaving

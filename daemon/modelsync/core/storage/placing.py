@@ -87,11 +87,27 @@ def changes(models: Sequence[Kept], places: Sequence[Place], moves_at_once: int)
     target = placement.arranged(items, places, before, believed)
     now = moves.next_owners(items, recorded, target, held, moves_at_once)
     for model in placed:
-        shares = [now.get(key) or recorded[key] or _stand_in(before[key], target[key], model) for key in model.names()]
+        shares = [
+            now.get(key)
+            or _fewer(recorded[key], target[key], held[key], model.copies)
+            or _stand_in(before[key], target[key], model)
+            for key in model.names()
+        ]
         wanted = _placement(model, shares)
         if wanted != model.now and all(shares):
             result[model.name] = wanted
     return result
+
+
+def _fewer(recorded: tuple[str, ...], target: tuple[str, ...], held: frozenset[str], copies: int) -> tuple[str, ...]:
+    """Owners of a piece that waits for its turn to move; where fewer are asked for now, those that hold it stay.
+
+    With nobody living who holds it they all stay, being who may bring it back.
+    """
+    if len(recorded) <= copies or not held & set(recorded):
+        return recorded
+    best = sorted(recorded, key=lambda node: (node not in held, node not in target, recorded.index(node)))[:copies]
+    return tuple(node for node in recorded if node in best)
 
 
 def _stand_in(before: tuple[str, ...], target: tuple[str, ...], model: Kept) -> tuple[str, ...]:
@@ -101,6 +117,7 @@ def _stand_in(before: tuple[str, ...], target: tuple[str, ...], model: Kept) -> 
 
 def _placement(model: Kept, shares: Sequence[tuple[str, ...]]) -> Placement:
     named = tuple(tuple(NodeId(owner) for owner in share) for share in shares)
+    copies = max(model.copies, *map(len, named))  # fewer once those can go that only wait to bring it back
     if len(named) == 1:
-        return Placement("partitioned", model.copies, named[0])
-    return Placement("partitioned", model.copies, (), named)
+        return Placement("partitioned", copies, named[0])
+    return Placement("partitioned", copies, (), named)
