@@ -204,7 +204,7 @@ def test_the_plan_and_the_trouble_name_the_part() -> None:
 
 
 def test_a_record_never_asks_for_fewer_copies_than_it_names_owners() -> None:
-    """Of parts that no living host holds all owners stay, being who may bring them back: then as many may stand there."""
+    """Of parts that no living host holds all owners stay, being who may bring them back."""
     lost = [kept(IN_PARTS, [set() for _ in IN_PARTS.shares], copies=1)]
     assert placing.changes(lost, PLACES, 4) == {}
     held = [kept(IN_PARTS, [set(share) for share in IN_PARTS.shares], copies=1)]
