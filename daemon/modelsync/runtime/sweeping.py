@@ -14,7 +14,7 @@ import structlog
 
 from modelsync.core import policy
 from modelsync.core.catalog import ModelRecord
-from modelsync.core.errors import ModelsyncError, NoPrimary
+from modelsync.core.errors import ModelsyncError, NoPrimary, VersionRejected
 from modelsync.core.ids import ModelName, Version
 from modelsync.core.storage.condemned import Wanted
 from modelsync.ports import Clock, Depot, DepotSweeper, Swept
@@ -116,7 +116,10 @@ class Sweeping:
             record = self._book.record(name)
             if number in record.versions and all(self._keeper.holders(record, number)):
                 log.warning("depot.incomplete", model=name, version=number, next="put there again")
-                await self._put_back(record, number)
+                try:
+                    await self._put_back(record, number)
+                except VersionRejected as error:  # one that nobody trusted signed; it holds up no other
+                    log.warning("depot.not_put_back", model=name, version=number, error=str(error), next="publish it")
 
 
 def _report(swept: Swept, *, dry_run: bool) -> dict[str, Any]:
