@@ -11,6 +11,7 @@ from typing import Any
 from modelsync.client.emptying import empty_bytes
 from modelsync.client.loaders.contract import LoadContext
 from modelsync.client.loaders.library import library
+from modelsync.client.loaders.native import one_thread
 from modelsync.core.errors import ModelFileRefused
 
 _LIGHTGBM = (".lgb", ".lgbm", ".lightgbm")
@@ -58,7 +59,8 @@ class LightGbmLoader:
                 data = context.read(Path(same))
                 lightgbm_text.check(data, context.stand_back)
                 empty_bytes(data)
-                return lightgbm.Booster(model_file=same)  # as text it would be copied twice under Python's lock
+                with one_thread(lightgbm.basic._LIB):
+                    return lightgbm.Booster(model_file=same)  # as text it would be copied twice under Python's lock
             except (lightgbm.basic.LightGBMError, UnicodeDecodeError, ValueError) as error:
                 raise ModelFileRefused(path=str(file), loader=self.name, reason=str(error)[:300]) from error
 
@@ -90,7 +92,8 @@ class XgboostLoader:
 
         try:
             xgboost_document.check(data, context.stand_back)
-            booster = xgboost.Booster(model_file=data)
+            booster = xgboost.Booster({"nthread": 1}, model_file=data)
+            booster.set_param("nthread", 0)  # requests have as many as there are
             empty_bytes(data)
             return XgboostModel(booster)
         except (xgboost.core.XGBoostError, ValueError) as error:

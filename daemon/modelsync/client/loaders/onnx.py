@@ -56,6 +56,7 @@ class OnnxLoader:
         file = path / (context.only_file(".onnx") or "")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # its warnings about hostile files would go to the application's stderr
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads take nobody's processor
         folded_bytes = max(_FOLDED_BYTES, file.stat().st_size)
         options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(folded_bytes))
         try:
