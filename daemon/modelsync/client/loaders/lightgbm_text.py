@@ -27,7 +27,7 @@ def check(data: bytes | bytearray, stand_back: Callable[[], None] = lambda: None
     """Raises ValueError: no model of LightGBM, or one whose numbers lead outside of it.
 
     Args:
-        stand_back: called between pieces of work that take a millisecond or less, most of them.
+        stand_back: called between pieces of work that take half a millisecond or less, most of them.
     """
     _require(data.startswith(b"tree\n"), "no LightGBM model")
     begin = data.find(b"\nTree=") + 1
@@ -38,7 +38,11 @@ def check(data: bytes | bytearray, stand_back: Callable[[], None] = lambda: None
         sizes = [int(size) for size in head["tree_sizes"].split()]
         features = _check_head(head, len(sizes))
         for number, size in enumerate(sizes):
-            _check_tree(_fields(_tree(data, begin, size, number)), features, stand_back)
+            tree = _tree(data, begin, size, number)
+            stand_back()
+            fields = _fields(tree)
+            stand_back()
+            _check_tree(fields, features, stand_back)
             begin += size
         _check_tail(data[begin:])
     except (KeyError, IndexError, OverflowError) as error:
@@ -104,14 +108,20 @@ def _check_tree(tree: Mapping[str, str], features: int, stand_back: Callable[[],
     leaves = int(tree["num_leaves"])
     _require(leaves >= 1 and _count(tree, "leaf_value") == leaves, "another number of leaves than it says")
     inner = leaves - 1
-    left, right = _whole(tree, "left_child", inner), _whole(tree, "right_child", inner)
-    children = numpy.concatenate([left, right])
+    stand_back()
+    left = _whole(tree, "left_child", inner)
+    stand_back()
+    children = numpy.concatenate([left, _whole(tree, "right_child", inner)])
+    stand_back()
     deeper = children[children >= 0]
     _require(_within(deeper, 1, inner) and numpy.unique(deeper).size == deeper.size, "children that are no tree")
     _require(_within(~children[children < 0], 0, leaves), "a leaf beyond its own")
+    stand_back()
     _require(_within(_whole(tree, "split_feature", inner), 0, features), "a feature beyond its own number of them")
     _require(_count(tree, "threshold") == inner, "thresholds that are not one a node")
+    stand_back()
     _check_categories(tree, inner)
+    stand_back()
     if int(tree.get("is_linear", "0")):
         _check_linear(tree, leaves, features)
 
