@@ -41,7 +41,7 @@ def placement(result: Result) -> None:
 def main() -> int:
     parser = arguments("modes", __doc__ or "")
     parser.add_argument("--size", type=size, default=1 << 30, help="of the version in the object store")
-    parser.add_argument("--runs", type=int, default=3, help="of each pair")
+    parser.add_argument("--runs", type=int, default=5, help="of each pair")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be given more than once")
     options = parser.parse_args()
     result, parts = Result("modes"), options.part or PARTS
